@@ -1,0 +1,181 @@
+"""The contract: what a model promises, named on its class line.
+
+A capability is one or two methods and never an implementation. A model that cannot do a thing does
+not name it: ``class DCGAN(nn.Module, Sampler)`` has no ``log_prob``, and nothing pretends that it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from simulacra.refusals import Refusal
+from simulacra.spaces import Space
+
+
+class Kind(StrEnum):
+    """What a number that claims to be a log-likelihood is. Different kinds are never ranked as one."""
+
+    EXACT = "exact"
+    """A normalised density: sums, or integrates, to one."""
+    LOWER = "lower"
+    """A lower bound of log p(x), in expectation over the model's own noise."""
+    ESTIMATE = "estimate"
+    """An estimate of log p(x) that promises no direction."""
+    UNNORMALISED = "unnormalised"
+    """log p(x) up to a constant that is not known."""
+
+    @property
+    def sign(self) -> str:
+        """The sign printed beside bits per dimension and negative log-likelihoods."""
+        return {"exact": "=", "lower": "≤", "estimate": "≈", "unnormalised": "∝"}[self.value]
+
+
+class Sampler(ABC):
+    """Draws new elements of its space."""
+
+    @abstractmethod
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "num_samples *shape"]:
+        """Elements of the space; the same seed gives the same samples, the global generator is not
+        touched, and sample i does not depend on how many are drawn with it. ``condition`` has one row
+        a sample; without ``generator`` a fresh seed is taken from the system."""
+
+
+class Density(ABC):
+    """Says how likely an element is, and what kind of number that is."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """Exact, a lower bound, an estimate, or unnormalised, on the model's own space."""
+
+    @abstractmethod
+    def log_prob(
+        self,
+        x: Shaped[Tensor, "batch *shape"],
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """log p(x) in nats against the space's own measure. Where noise is needed (bounds), row i uses
+        stream i of ``generator``; without one, seed 0, so that a score is reproducible."""
+
+
+class Encoder(ABC):
+    """Turns an element into a code."""
+
+    @property
+    @abstractmethod
+    def code_space(self) -> Space:
+        """The space that codes live in."""
+
+    @abstractmethod
+    def encode(
+        self, x: Shaped[Tensor, "batch *shape"], *, condition: Tensor | None = None
+    ) -> Shaped[Tensor, "batch *code"]:
+        """A code of ``code_space`` for each element."""
+
+
+class Decoder(ABC):
+    """Turns a code into an element."""
+
+    @abstractmethod
+    def decode(
+        self, code: Shaped[Tensor, "batch *code"], *, condition: Tensor | None = None
+    ) -> Shaped[Tensor, "batch *shape"]:
+        """An element of the space for each code."""
+
+
+class Translator(ABC):
+    """Turns an element of one space or domain into one of another."""
+
+    @abstractmethod
+    def translate(
+        self, x: Shaped[Tensor, "batch *shape"], *, to: str
+    ) -> Shaped[Tensor, "batch *target"]:
+        """Elements of the target space."""
+
+
+class Completer(ABC):
+    """Fills in what is missing."""
+
+    @abstractmethod
+    def complete(
+        self,
+        x: Shaped[Tensor, "batch *shape"],
+        known: Bool[Tensor, "batch *shape"],
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "batch *shape"]:
+        """Elements of the space that equal ``x`` wherever ``known`` is true."""
+
+
+class Predictor(ABC):
+    """p(y|x) in a target space."""
+
+    @property
+    @abstractmethod
+    def target_space(self) -> Space:
+        """The space of y."""
+
+    @abstractmethod
+    def predict(self, x: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch *target"]:
+        """Probabilities of the target: classes, masks or boxes."""
+
+
+class Scorer(ABC):
+    """Says how strange an element is."""
+
+    @property
+    @abstractmethod
+    def score_source(self) -> str:
+        """What the score is made of: reconstruction error, critic, denoising error, …"""
+
+    @abstractmethod
+    def anomaly_score(
+        self, x: Shaped[Tensor, "batch *shape"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Higher is stranger."""
+
+
+Promise = TypeVar("Promise")
+
+CAPABILITIES: tuple[type, ...] = (
+    Sampler,
+    Density,
+    Encoder,
+    Decoder,
+    Translator,
+    Completer,
+    Predictor,
+    Scorer,
+)
+
+
+def capabilities(model: object) -> list[str]:
+    """The names of the capabilities on a model's (or a model class's) class line."""
+    kind = model if isinstance(model, type) else type(model)
+    return [one.__name__ for one in CAPABILITIES if issubclass(kind, one)]
+
+
+def require_capability(model: object, wanted: type[Promise], *, to: str) -> Promise:
+    """``model`` itself when it has the capability, else a refusal that says what it can do."""
+    if not isinstance(model, wanted):
+        raise Refusal(
+            "CAN-001",
+            f"cannot {to}: {type(model).__name__} is no {wanted.__name__}",
+            way_out=f"it is {', '.join(capabilities(model))}; `simulacra models` shows who can",
+        )
+    return model

@@ -1,0 +1,147 @@
+"""A data set: a space, three parts, and a stream of batches that is a pure function of its index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simulacra.games import Batch
+from simulacra.probability.noise import mixed
+from simulacra.refusals import Refusal
+from simulacra.spaces import Labels, Space
+
+Rows = Tensor | np.ndarray
+"""Stored elements: one integer tensor where it fits in memory, else a memory-mapped array."""
+
+View = Callable[[Tensor, torch.Generator], Tensor]
+"""A random view of stored rows, such as dynamic binarisation: (rows, generator) to elements."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Elements and, where there are any, their labels; ``index`` picks this part's stored rows."""
+
+    rows: Rows
+    index: Tensor
+    space: Space
+    labels: Tensor | None = None
+    view: View | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, which: Tensor, seed: int) -> Tensor:
+        """Elements of the space at positions ``which`` of this part; a view draws from ``seed``."""
+        stored = self.index[which]
+        if isinstance(self.rows, Tensor):
+            picked = self.rows[stored.to(self.rows.device)]
+        else:
+            picked = torch.from_numpy(np.ascontiguousarray(self.rows[stored.numpy()]))
+        if self.view is not None:
+            picked = self.view(picked, torch.Generator().manual_seed(mixed(seed)))
+        return picked
+
+    def label(self, which: Tensor) -> Tensor | None:
+        return None if self.labels is None else self.labels[self.index[which]]
+
+    def first(self, count: int) -> Batch:
+        """The first ``count`` elements with their labels, always the same ones."""
+        which = torch.arange(min(count, len(self)))
+        return Batch(self.take(which, 0), self.label(which))
+
+    def all(self) -> Batch:
+        """Every element; for parts that fit in memory."""
+        return self.first(len(self))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A space and the three parts of one set of data; ``source`` says in words where it came from."""
+
+    name: str
+    space: Space
+    train: Part
+    valid: Part
+    test: Part
+    labels: Labels | None = None
+    fingerprint: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's card says about the data."""
+        return {
+            "name": self.name,
+            "space": self.space.to_json(),
+            "labels": None if self.labels is None else self.labels.to_json(),
+            "train": len(self.train),
+            "valid": len(self.valid),
+            "test": len(self.test),
+            "fingerprint": self.fingerprint,
+            "source": self.source,
+        }
+
+
+class Stream:
+    """The endless, shuffled stream of a part: batch ``index`` depends on (seed, index) only.
+
+    Every epoch is a permutation drawn from (seed, epoch); the last, ragged batch of an epoch is left
+    out. With several processes, each takes its own equal part of every batch.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        conditional: bool = False,
+        world: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self.part = part
+        self.batch_size = min(batch_size, len(part) // world * world)
+        if self.batch_size < 1 or self.batch_size % world:
+            raise Refusal(
+                "CFG-020",
+                f"a batch of {self.batch_size} cannot be shared by {world} processes",
+                way_out="choose a batch size that is a multiple of the number of processes",
+            )
+        self.seed = seed
+        self.device = device
+        self.conditional = conditional
+        self.world, self.rank = world, rank
+        self._epoch = -1
+        self._order = torch.empty(0)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.part) // self.batch_size
+
+    def batch(self, index: int) -> Batch:
+        epoch, within = divmod(index, self.batches_per_epoch)
+        if epoch != self._epoch:
+            stream = torch.Generator().manual_seed(mixed(self.seed, epoch))
+            self._order = torch.randperm(len(self.part), generator=stream)
+            self._epoch = epoch
+        which = self._order[within * self.batch_size : (within + 1) * self.batch_size]
+        return self._deliver(which, mixed(self.seed, index, 2), share=True)
+
+    def sweep(self) -> Iterator[Batch]:
+        for start in range(0, len(self.part), self.batch_size):
+            which = torch.arange(start, min(start + self.batch_size, len(self.part)))
+            yield self._deliver(which, mixed(self.seed, start, 3), share=False)
+
+    def _deliver(self, which: Tensor, seed: int, *, share: bool) -> Batch:
+        x = self.part.take(which, seed)
+        y = self.part.label(which) if self.conditional else None
+        if share and self.world > 1:
+            own = len(which) // self.world
+            mine = slice(self.rank * own, (self.rank + 1) * own)
+            x, y = x[mine], None if y is None else y[mine]
+        return Batch(x.to(self.device), None if y is None else y.to(self.device))

@@ -1,0 +1,1 @@
+"""The ruler: one measure a file, each naming the capability that it needs."""

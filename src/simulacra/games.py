@@ -1,0 +1,383 @@
+"""Games: training as players who take turns, and the one loop that plays them all.
+
+Maximum likelihood is the one-player game; five critic steps before a generator's are written
+``[critic] * 5 + [generator]``: the list is the algorithm. A ``Descent`` turn lowers a loss and moves
+only its players; a ``Rewrite`` turn changes state by a formula (a count, an EM step, a codebook).
+
+``Play.rounds`` yields the clock and the tally after every round; whoever iterates is in charge, and
+there are no callbacks. All randomness is a pure function of (seed, round, turn), and the data are a
+pure function of their index, so a resume needs weights, optimisers, averages and the clock, nothing
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from simulacra.optimisation import Optimiser
+from simulacra.probability.noise import BatchNoise, Noise, mixed
+from simulacra.refusals import Refusal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Data on their way into a loss: ``x`` (batch, *shape), and a row of ``condition`` for each."""
+
+    x: Tensor
+    condition: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Source(Protocol):
+    """Where batches come from: a pure function of the batch's index."""
+
+    batch_size: int
+
+    def batch(self, index: int) -> Batch:
+        """Batch number ``index`` of the endless, shuffled stream (this process's part of it)."""
+        ...
+
+    def sweep(self) -> Iterator[Batch]:
+        """Every example exactly once, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to lower, and numbers worth a line in the ledger."""
+
+    value: Tensor
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a play stands. ``progress`` of the current stage is in [0, 1]."""
+
+    stage: int = 0
+    rounds: int = 0
+    stage_rounds: int = 0
+    batches: int = 0
+    examples: int = 0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class Player:
+    """Whoever moves in a turn: a name, parameters, an optimiser, and a largest gradient norm."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A turn in which ``players``, and nobody else, lower ``loss``.
+
+    ``batches`` fresh batches are averaged over (gradient accumulation); 0 uses the round's last one
+    again. The turn comes in every ``every``-th round. ``buffers`` names the shared buffers that the
+    turn may change, for the law that a turn leaves everything else bit-identical.
+    """
+
+    players: tuple[Player, ...]
+    loss: Callable[[Batch, Noise, Clock], Loss]
+    batches: int = 1
+    every: int = 1
+    buffers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A turn that changes state by a formula; ``sweep`` gives it every example once.
+
+    The formula returns numbers for the ledger; a true ``finished`` among them ends the stage.
+    """
+
+    name: str
+    formula: Callable[[Iterator[Batch], Noise, Clock], Mapping[str, float]]
+    sweep: bool = False
+    batches: int = 1
+    every: int = 1
+
+
+Turn = Descent | Rewrite
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A list of turns and its length: a ``share`` of the budget, or at most ``rounds`` rounds."""
+
+    turns: Sequence[Turn]
+    share: float = 1.0
+    rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Game:
+    """Stages to play one after the other, and how the model wants to be played.
+
+    ``average``: the half-life of the weight average as a share of the examples seen (Karras et al.
+    2022, their ramp-up), 0 for none. ``bf16``: whether the networks gain by bfloat16 where the
+    machine has units for it.
+    """
+
+    stages: Sequence[Stage]
+    batch_size: int = 128
+    average: float = 0.0
+    bf16: bool = False
+
+    def players(self) -> dict[str, Player]:
+        """All players by name; one name is one player."""
+        found: dict[str, Player] = {}
+        for stage in self.stages:
+            for turn in stage.turns:
+                for player in turn.players if isinstance(turn, Descent) else ():
+                    if found.setdefault(player.name, player) is not player:
+                        raise ValueError(f"two different players are called {player.name!r}")
+        return found
+
+
+class Learner(Protocol):
+    """What the loop can play: a module that knows its game."""
+
+    def game(self) -> Game: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one round came to: the clock after it, numbers by name, and updates that were skipped."""
+
+    clock: Clock
+    numbers: Mapping[str, float]
+    skipped: int = 0
+
+
+class Play:
+    """A game being played: its optimisers, its weight average, and its clock."""
+
+    MOST_SKIPS = 3
+    """So many non-finite updates in a row end the play."""
+
+    def __init__(self, model: nn.Module, game: Game, *, seed: int = 0, bf16: bool = False) -> None:
+        self.model = model
+        self.game = game
+        self.seed = seed
+        self.bf16 = bf16
+        self.clock = Clock()
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.players = game.players()
+        self.optimisers = {n: p.optimiser.build(p.parameters) for n, p in self.players.items()}
+        self._floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        self.shadow = self._copy() if game.average else {}
+        self.skips = 0
+        self._last: Batch | None = None
+
+    def rounds(self, source: Source, progress: Callable[[Clock], float]) -> Iterator[Report]:
+        """Play on from the clock; ``progress`` says how much of the whole budget is used, in [0, 1]."""
+        while self.clock.stage < len(self.game.stages):
+            used = progress(self.clock)
+            stage = self.game.stages[self.clock.stage]
+            start, end = self._span(self.clock.stage)
+            over = used >= end if stage.rounds is None else self.clock.stage_rounds >= stage.rounds
+            if over:
+                self._next_stage()
+                continue
+            if stage.rounds is None:
+                within = (used - start) / max(end - start, 1e-12)
+                self.clock = replace(self.clock, progress=min(max(within, 0.0), 1.0))
+            yield self._round(stage, source)
+
+    def _next_stage(self) -> None:
+        self.clock = replace(self.clock, stage=self.clock.stage + 1, stage_rounds=0, progress=0.0)
+
+    def _span(self, stage: int) -> tuple[float, float]:
+        """The part of the budget that a stage plays in; stages of fixed length take none."""
+        shares = [0.0 if s.rounds is not None else s.share for s in self.game.stages]
+        total = sum(shares) or 1.0
+        return sum(shares[:stage]) / total, sum(shares[: stage + 1]) / total
+
+    def _round(self, stage: Stage, source: Source) -> Report:
+        numbers: dict[str, float] = {}
+        skipped, finished = 0, False
+        self.model.train()
+        for index, turn in enumerate(stage.turns):
+            if self.clock.stage_rounds % turn.every:
+                continue
+            noise = self._noise(source.batch_size, index)
+            # Dropout can only use the global generator: it gets this turn's seed, and is put back.
+            with torch.random.fork_rng(enabled=True):
+                torch.manual_seed(mixed(self.seed, self.clock.rounds, index, 1))
+                if isinstance(turn, Descent):
+                    skipped += not self._descend(turn, source, noise, numbers)
+                else:
+                    batches = self._all(source) if turn.sweep else self._fresh(source, turn.batches)
+                    told = turn.formula(batches, noise, self.clock)
+                    finished = finished or bool(told.get("finished"))
+                    numbers |= {k: float(v) for k, v in told.items() if k != "finished"}
+        self._average(source.batch_size)
+        self.clock = replace(
+            self.clock, rounds=self.clock.rounds + 1, stage_rounds=self.clock.stage_rounds + 1
+        )
+        if finished:
+            self._next_stage()
+        return Report(self.clock, numbers, skipped)
+
+    def _noise(self, rows: int, turn: int) -> BatchNoise:
+        world, rank = world_and_rank()
+        stream = torch.Generator().manual_seed(mixed(self.seed, self.clock.rounds, turn))
+        return BatchNoise(stream, rows // world, self.device, rank, world)
+
+    def _fresh(self, source: Source, count: int) -> Iterator[Batch]:
+        if count == 0 and self._last is not None:
+            yield self._last
+        for _ in range(count):
+            self._last = source.batch(self.clock.batches)
+            self.clock = replace(
+                self.clock,
+                batches=self.clock.batches + 1,
+                examples=self.clock.examples + source.batch_size,
+            )
+            yield self._last
+
+    def _all(self, source: Source) -> Iterator[Batch]:
+        for batch in source.sweep():
+            self.clock = replace(self.clock, examples=self.clock.examples + len(batch))
+            yield batch
+
+    def _descend(
+        self, turn: Descent, source: Source, noise: Noise, numbers: dict[str, float]
+    ) -> bool:
+        """One descent; returns False when a non-finite loss or gradient was caught before the step."""
+        moved = list({id(p): p for player in turn.players for p in player.parameters}.values())
+        for parameter in moved:
+            parameter.grad = None
+        told: dict[str, Tensor] = {}
+        parts = max(turn.batches, 1)
+        for batch in self._fresh(source, turn.batches):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = turn.loss(batch, noise, self.clock)
+            torch.autograd.backward(loss.value / parts, inputs=moved)
+            for name, value in ({"loss": loss.value} | dict(loss.numbers)).items():
+                told[name] = told.get(name, 0) + value.detach().float() / parts
+        _mean_over_processes([p.grad for p in moved if p.grad is not None])
+        _mean_over_processes(list(told.values()))
+        prefix = "" if len(self.players) == 1 else "+".join(p.name for p in turn.players) + "/"
+        numbers |= {prefix + name: float(value) for name, value in told.items()}
+
+        norms = [self._norm(player) for player in turn.players]
+        if not all(torch.isfinite(torch.stack([*norms, told["loss"].to(norms[0].device)]))):
+            self._skip(turn)
+            return False
+        self.skips = 0
+        for player in turn.players:
+            self._step(player)
+        return True
+
+    @staticmethod
+    def _norm(player: Player) -> Tensor:
+        """The gradient's norm, which is also cut to the player's largest."""
+        held = [p for p in player.parameters if p.grad is not None]
+        if player.clip is None:
+            return nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+        return nn.utils.clip_grad_norm_(held, player.clip)
+
+    def _step(self, player: Player) -> None:
+        factor = player.optimiser.factor(self.clock.examples, self.clock.progress)
+        for group in self.optimisers[player.name].param_groups:
+            group["lr"] = player.optimiser.learning_rate * factor
+        self.optimisers[player.name].step()
+
+    def _skip(self, turn: Descent) -> None:
+        self.skips += 1
+        if self.skips >= self.MOST_SKIPS:
+            names = " and ".join(player.name for player in turn.players)
+            raise Refusal(
+                "NUM-002",
+                f"the loss or gradient of {names} was not finite {self.skips} times in a row, "
+                f"last in round {self.clock.rounds}; none of those updates was made",
+                way_out="lower --learning-rate; the last good checkpoint is kept",
+            )
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._floating.items()}
+
+    def _average(self, batch_size: int) -> None:
+        if not self.shadow or not self.clock.examples:
+            return
+        half_life = self.game.average * self.clock.examples
+        weight = 1 - 0.5 ** (batch_size / half_life)
+        shadows = list(self.shadow.values())
+        torch._foreach_lerp_(shadows, [self._floating[name] for name in self.shadow], weight)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model stands with its averaged weights, ready to be used rather than trained."""
+        training, state = self.model.training, self._copy() if self.shadow else {}
+        self.model.load_state_dict(self.shadow, strict=False)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(state, strict=False)
+            self.model.train(training)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resume needs: tensors by name, and plain numbers."""
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average/{name}": value for name, value in self.shadow.items()}
+        for name, optimiser in self.optimisers.items():
+            for index, entry in optimiser.state_dict()["state"].items():
+                for key, value in entry.items():
+                    tensors[f"optimiser/{name}/{index}/{key}"] = torch.as_tensor(value)
+        return tensors, {"clock": asdict(self.clock), "seed": self.seed, "skips": self.skips}
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Stand exactly where ``state`` was taken."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(under("model/"))
+        self.shadow = {name: value.clone() for name, value in under("average/").items()}
+        for name, optimiser in self.optimisers.items():
+            entries: dict[int, dict[str, Tensor]] = {}
+            for path, value in under(f"optimiser/{name}/").items():
+                index, key = path.split("/")
+                entries.setdefault(int(index), {})[key] = value.clone()
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": entries, "param_groups": groups})
+        self.clock = Clock(**plain["clock"])
+        self.seed = int(plain["seed"])
+        self.skips = int(plain["skips"])
+
+
+def world_and_rank() -> tuple[int, int]:
+    """How many processes train together, and which one this is."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0
+
+
+def _mean_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes, in one exchange."""
+    world, _ = world_and_rank()
+    if world == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+    dist.all_reduce(flat)
+    offset = 0
+    for tensor in tensors:
+        part = flat[offset : offset + tensor.numel()]
+        tensor.copy_((part / world).reshape(tensor.shape))
+        offset += tensor.numel()

@@ -1,0 +1,1 @@
+"""Building blocks of networks and the front doors into them; no losses."""

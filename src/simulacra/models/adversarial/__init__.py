@@ -1,0 +1,1 @@
+"""Samples by a network that learned to deceive a critic."""

@@ -1,0 +1,1 @@
+"""Samples one dimension after the other, each given those before."""

@@ -1,0 +1,1 @@
+"""Samples by undoing noise step by step."""

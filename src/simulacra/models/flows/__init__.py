@@ -1,0 +1,1 @@
+"""Samples by an invertible map of simple noise."""

@@ -1,0 +1,1 @@
+"""Samples by decoding a latent variable."""

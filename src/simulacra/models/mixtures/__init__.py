@@ -1,0 +1,1 @@
+"""Samples by choosing a component and drawing from it."""

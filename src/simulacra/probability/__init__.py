@@ -1,0 +1,1 @@
+"""Probability without networks: noise, distributions, dequantisation, bounds, schedules."""

@@ -1,0 +1,82 @@
+"""Log-densities and draws, in nats, for whole tensors at a time.
+
+Draws take uniform or normal numbers instead of a generator, so that each row keeps its own stream.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
+    """log Bernoulli(x; sigmoid(logits)) entry by entry; x of 0 and 1."""
+    return -functional.binary_cross_entropy_with_logits(
+        logits, x.to(logits.dtype), reduction="none"
+    )
+
+
+def bernoulli_draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """1 where uniform < sigmoid(logits), else 0."""
+    return (uniform < torch.sigmoid(logits)).long()
+
+
+def categorical_log_prob(x: Tensor, logits: Tensor) -> Tensor:
+    """log softmax(logits)[x]; logits has the classes last, x is one dimension shorter."""
+    chosen = torch.log_softmax(logits, dim=-1).gather(-1, x.long().unsqueeze(-1))
+    return chosen.squeeze(-1)
+
+
+def categorical_draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse of the cumulative distribution; logits has the classes last, uniform one dimension less."""
+    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    # Rounding can leave the last entry just below one, and a uniform number above it.
+    cumulative[..., -1] = 1.0
+    return (cumulative <= uniform.double().unsqueeze(-1)).sum(-1)
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """log N(x; mean, exp(log_scale)^2) entry by entry."""
+    z = (x - mean) * torch.exp(-log_scale)
+    return -0.5 * (z * z + math.log(2 * math.pi)) - log_scale
+
+
+def gaussian_kl(mean: Tensor, log_scale: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_scale)^2) || N(0, 1)) entry by entry (Kingma & Welling 2014, app. B)."""
+    return 0.5 * (mean * mean + torch.exp(2 * log_scale) - 1) - log_scale
+
+
+def discretised_logistic_log_prob(
+    x: Tensor, mean: Tensor, log_scale: Tensor, levels: int
+) -> Tensor:
+    """log of a logistic's mass in the cell of x, integers 0..levels-1 (Salimans et al. 2017, eq. 2).
+
+    ``mean`` and the scale live on [-1, 1]; the first and last cells reach to infinity, so that the
+    masses of all levels sum to one.
+    """
+    half_cell = 1 / (levels - 1)
+    centre = x.float() * (2 * half_cell) - 1 - mean
+    inverse_scale = torch.exp(-log_scale)
+    upper = (centre + half_cell) * inverse_scale
+    lower = (centre - half_cell) * inverse_scale
+    # log(sigmoid(upper) - sigmoid(lower)) without the cancellation of the far tails.
+    width = upper - lower
+    inside = (
+        functional.logsigmoid(upper)
+        + functional.logsigmoid(-lower)
+        + torch.log(-torch.expm1(-width.clamp(min=1e-12)))
+    )
+    edge_low = functional.logsigmoid(upper)
+    edge_high = functional.logsigmoid(-lower)
+    return torch.where(x == 0, edge_low, torch.where(x == levels - 1, edge_high, inside))
+
+
+def discretised_logistic_draw(
+    mean: Tensor, log_scale: Tensor, uniform: Tensor, levels: int
+) -> Tensor:
+    """Integers 0..levels-1: the cell that a logistic draw falls into."""
+    draw = mean + torch.exp(log_scale) * torch.logit(uniform.clamp(1e-7, 1 - 1e-7))
+    return ((draw + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()

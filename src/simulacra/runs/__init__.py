@@ -1,0 +1,1 @@
+"""Runs: recipe, conductor, checkpoint, ledger, card, comparison."""

@@ -1,0 +1,260 @@
+"""The shelf: every model by name, built from a space, kept in and opened from a folder.
+
+A model is on the shelf because its file is in ``models/``: the file's name is the model's name, and
+the file's one class with a ``game`` is the model. Nothing here, or anywhere outside ``models/``,
+names a particular one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import simulacra.models
+from simulacra.contract import capabilities
+from simulacra.files import read_json, write_bytes, write_json
+from simulacra.games import Game
+from simulacra.refusals import Refusal, shown
+from simulacra.spaces import Labels, Space, space_from_json
+
+CARD = "card.json"
+WEIGHTS = "model.safetensors"
+
+
+class Model(Protocol):
+    """What every class on the shelf has besides its capabilities (it is a torch module, too)."""
+
+    spaces: ClassVar[tuple[type[Space], ...]]
+    conditions: ClassVar[tuple[type[Space], ...]]
+    space: Space
+    condition_space: Labels | None
+    config: Any
+
+    def __init__(
+        self, space: Space, config: Any = None, *, condition: Labels | None = None
+    ) -> None: ...
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Any: ...
+
+    @classmethod
+    def toy(cls) -> Any: ...
+
+    def game(self) -> Game: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the shelf: its name, its family (the folder), its class and its first line."""
+
+    name: str
+    family: str
+    cls: type[Any]
+    summary: str
+
+    @property
+    def capabilities(self) -> list[str]:
+        return capabilities(self.cls)
+
+    def fits(self, space: Space) -> bool:
+        return isinstance(space, self.cls.spaces)
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Everything on the shelf, by family and name."""
+    found = []
+    prefix = simulacra.models.__name__ + "."
+    for module in pkgutil.walk_packages(simulacra.models.__path__, prefix):
+        if module.ispkg:
+            continue
+        loaded = importlib.import_module(module.name)
+        family, stem = module.name.removeprefix(prefix).split(".")
+        for value in vars(loaded).values():
+            own = isinstance(value, type) and value.__module__ == module.name
+            if own and issubclass(value, nn.Module) and hasattr(value, "game"):
+                summary = (loaded.__doc__ or "").strip().partition("\n")[0]
+                found.append(Entry(stem.replace("_", "-"), family, value, summary))
+    return tuple(sorted(found, key=lambda entry: (entry.family, entry.name)))
+
+
+def find(name: str) -> Entry:
+    """The entry of that name; a refusal lists the names there are."""
+    for entry in entries():
+        if entry.name == name:
+            return entry
+    names = ", ".join(entry.name for entry in entries())
+    raise Refusal("CFG-030", f"no model is called {shown(name)}", way_out=f"choose one of {names}")
+
+
+def name_of(model: object) -> str:
+    """The shelf's name of a model."""
+    return next(entry.name for entry in entries() if entry.cls is type(model))
+
+
+def build(
+    name: str,
+    space: Space,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    condition: Labels | None = None,
+    num_examples: int = 10_000,
+    seed: int = 0,
+) -> Any:
+    """A new model of ``space``, with the config recommended for it and ``settings`` on top.
+
+    Starting weights come from ``seed``; the global generator is left as it was.
+    """
+    entry = find(name)
+    _require_fit(entry, space, condition)
+    config = entry.cls.recommend(space, num_examples)
+    config = config_from_json(type(config), asdict(config) | dict(settings or {}))
+    return _constructed(entry, space, config, condition, seed)
+
+
+def _require_fit(entry: Entry, space: Space, condition: Labels | None) -> None:
+    if not entry.fits(space):
+        able = ", ".join(kind.__name__ for kind in entry.cls.spaces)
+        others = ", ".join(other.name for other in entries() if other.fits(space)) or "no model yet"
+        raise Refusal(
+            "CFG-031",
+            f"{entry.name} models {able}, and cannot model {space}",
+            way_out=f"for these data choose one of {others}",
+        )
+    if condition is not None and not isinstance(condition, entry.cls.conditions):
+        able_names = ", ".join(o.name for o in entries() if isinstance(condition, o.cls.conditions))
+        raise Refusal(
+            "CFG-032",
+            f"{entry.name} cannot be conditioned on {condition}",
+            way_out=f"leave --conditional out, or choose one of {able_names}",
+        )
+
+
+def _constructed(
+    entry: Entry, space: Space, config: Any, condition: Labels | None, seed: int
+) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return entry.cls(space, config, condition=condition)
+
+
+def config_from_json(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A config dataclass from plain data: unknown names and wrong types are refused by name."""
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise Refusal(
+            "CFG-033",
+            f"there is no setting {shown(unknown[0])}",
+            way_out=f"choose among {', '.join(known)}",
+        )
+    return kind(**{name: _as_type(name, value, hints[name]) for name, value in values.items()})
+
+
+def _as_type(name: str, value: Any, wanted: Any) -> Any:
+    """``value`` as ``wanted``: whole numbers stand for reals, lists for tuples; all else is refused."""
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = arguments[0] if arguments else object
+        return tuple(_as_type(name, one, inner) for one in value)
+    if str(origin).endswith("Literal"):
+        if value in arguments:
+            return value
+        choices = ", ".join(map(str, arguments))
+        reason = f"the setting {name} is {shown(value)}"
+        raise Refusal("CFG-034", reason, way_out=f"choose one of {choices}")
+    if arguments and type(None) in arguments:
+        if value is None:
+            return None
+        return _as_type(name, value, next(one for one in arguments if one is not type(None)))
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(wanted, type) and type(value) is wanted:
+        return value
+    expected = getattr(wanted, "__name__", str(wanted))
+    reason = f"the setting {name} is {shown(value)}"
+    raise Refusal("CFG-034", reason, way_out=f"it has to be of type {expected}")
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """What a card says of a model: enough to build it again."""
+    condition = model.condition_space
+    return {
+        "model": name_of(model),
+        "config": asdict(model.config),
+        "space": model.space.to_json(),
+        "condition": None if condition is None else condition.to_json(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "capabilities": capabilities(model),
+    }
+
+
+def save_pretrained(model: Any, folder: Path | str, *, card: Mapping[str, Any] = {}) -> Path:
+    """Keep ``model`` in ``folder`` as card.json and model.safetensors; ``card`` adds to the card."""
+    folder = Path(folder)
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(_contiguous(model.state_dict())))
+    write_json(folder / CARD, {**card, **describe(model)})
+    return folder
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def from_pretrained(folder: Path | str) -> Any:
+    """The model that ``folder`` holds, ready to be used."""
+    folder = Path(folder)
+    card = read_card(folder)
+    entry = find(str(card["model"]))
+    condition = None if card["condition"] is None else space_from_json(card["condition"])
+    space = space_from_json(card["space"])
+    if not (condition is None or isinstance(condition, Labels)):
+        raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
+    _require_fit(entry, space, condition)
+    config = config_from_json(type(entry.cls.recommend(space, 1)), card["config"])
+    model = _constructed(entry, space, config, condition, seed=0)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a run folder; anything that is no run is refused."""
+    if not (folder / CARD).is_file():
+        exists = "is no run: it has no card.json" if folder.exists() else "is not there"
+        raise Refusal(
+            "FILE-010",
+            f"{shown(folder)} {exists}",
+            way_out="give the folder that `simulacra train` or `compare` printed",
+        )
+    card = read_json(folder / CARD)
+    missing = [key for key in ("model", "config", "space", "condition") if key not in card]
+    if missing:
+        reason = f"{shown(folder / CARD)} lacks {', '.join(missing)}"
+        raise Refusal("CKPT-002", reason, way_out="it is no card of a run; restore it from a copy")
+    return card
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill ``model`` from a safetensors file whose names and shapes have to be exactly its own."""
+    if not path.is_file():
+        reason = f"{shown(path)} is not there"
+        raise Refusal("CKPT-001", reason, way_out="go on training with `simulacra train --resume`")
+    try:
+        state = safetensors.torch.load(path.read_bytes())
+        model.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        reason = f"{shown(path)} does not hold the weights of this model ({first[:120]})"
+        raise Refusal("CKPT-003", reason, way_out="use an undamaged copy of the folder") from error

@@ -1,0 +1,364 @@
+"""Spaces: what one datum may be.
+
+A space is a frozen value without state, files or generators. It knows the shape and the type of an
+element, how many dimensions bits are divided by, and which measure a density is taken against.
+Every tensor that crosses a room's border is a batch of elements of a space.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from simulacra.refusals import Refusal, shown
+
+
+class Measure(StrEnum):
+    """What a density is a density of: a count of states, or a volume."""
+
+    COUNTING = "counting"
+    LEBESGUE = "lebesgue"
+    MIXED = "mixed"
+
+
+class Space(ABC):
+    """What one datum may be; subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one element."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The type that elements are stored and sampled in."""
+
+    @property
+    @abstractmethod
+    def measure(self) -> Measure:
+        """The measure that ``log_prob`` is taken against."""
+
+    @abstractmethod
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` elements, shape (count, *shape), covering the space without any meaning."""
+
+    @abstractmethod
+    def holds(self, x: Tensor) -> bool:
+        """Whether the entries of ``x`` have this space's type and range (its shape is checked)."""
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number that total bits are divided by to give bits per dimension."""
+        return math.prod(self.shape)
+
+    def contains(self, x: Tensor) -> bool:
+        """Whether ``x``, shape (batch, *shape), is a batch of elements of this space."""
+        return tuple(x.shape[1:]) == self.shape and self.holds(x)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that ``space_from_json`` turns back into an equal space."""
+        return {"space": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+    def require(self, x: Tensor, *, who: str) -> Tensor:
+        """``x`` itself when it belongs to this space, else a refusal that says what came."""
+        if not self.contains(x):
+            raise Refusal(
+                "DATA-001",
+                f"{who} got a tensor of shape {tuple(x.shape)} and type {x.dtype}",
+                way_out=f"give a batch of {self}",
+            )
+        return x
+
+
+def _integers_within(x: Tensor, levels: int) -> bool:
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        return False
+    return x.numel() == 0 or (int(x.min()) >= 0 and int(x.max()) < levels)
+
+
+def _finite_reals(x: Tensor) -> bool:
+    return x.is_floating_point() and bool(torch.isfinite(x).all())
+
+
+@dataclass(frozen=True)
+class Images(Space):
+    """Images of integers 0..levels-1, shape (channels, height, width); gray has one channel."""
+
+    channels: int
+    height: int
+    width: int
+    levels: int = 256
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.height, self.width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8 if self.levels <= 256 else torch.int32
+
+    @property
+    def measure(self) -> Measure:
+        return Measure.COUNTING
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        values = torch.randint(self.levels, (count, *self.shape), generator=generator)
+        return values.to(self.dtype)
+
+    def holds(self, x: Tensor) -> bool:
+        return _integers_within(x, self.levels)
+
+    def __str__(self) -> str:
+        return (
+            f"images {self.channels}x{self.height}x{self.width} with integers 0..{self.levels - 1}"
+        )
+
+
+@dataclass(frozen=True)
+class Tokens(Space):
+    """Sequences of ``length`` integers 0..vocabulary-1."""
+
+    length: int
+    vocabulary: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int64
+
+    @property
+    def measure(self) -> Measure:
+        return Measure.COUNTING
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.vocabulary, (count, self.length), generator=generator)
+
+    def holds(self, x: Tensor) -> bool:
+        return _integers_within(x, self.vocabulary)
+
+    def __str__(self) -> str:
+        return f"sequences of {self.length} tokens 0..{self.vocabulary - 1}"
+
+
+@dataclass(frozen=True)
+class Labels(Space):
+    """One of ``count`` classes, as an integer; ``names`` are for people."""
+
+    count: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int64
+
+    @property
+    def measure(self) -> Measure:
+        return Measure.COUNTING
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.count, (count,), generator=generator)
+
+    def holds(self, x: Tensor) -> bool:
+        return _integers_within(x, self.count)
+
+    def name(self, label: int) -> str:
+        return self.names[label] if self.names else str(label)
+
+    def __str__(self) -> str:
+        return f"labels 0..{self.count - 1}"
+
+
+@dataclass(frozen=True)
+class Vectors(Space):
+    """Real vectors of ``size`` entries, against Lebesgue measure."""
+
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def measure(self) -> Measure:
+        return Measure.LEBESGUE
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randn((count, self.size), generator=generator)
+
+    def holds(self, x: Tensor) -> bool:
+        return _finite_reals(x)
+
+    def __str__(self) -> str:
+        return f"real vectors of {self.size} entries"
+
+
+@dataclass(frozen=True)
+class Series(Space):
+    """Real signals, shape (channels, length); ``rate`` in samples a second, 0 when unknown."""
+
+    channels: int
+    length: int
+    rate: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.length)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def measure(self) -> Measure:
+        return Measure.LEBESGUE
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randn((count, *self.shape), generator=generator)
+
+    def holds(self, x: Tensor) -> bool:
+        return _finite_reals(x)
+
+    def __str__(self) -> str:
+        return f"signals of {self.channels} channels and {self.length} samples"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: real numbers, or one of the named ``categories``."""
+
+    name: str
+    kind: Literal["real", "category"] = "real"
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table(Space):
+    """Rows of a table, shape (columns,) of reals; a category stands as its index."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.columns),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def measure(self) -> Measure:
+        kinds = {column.kind for column in self.columns}
+        if kinds == {"real"}:
+            return Measure.LEBESGUE
+        return Measure.COUNTING if kinds == {"category"} else Measure.MIXED
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        drawn = [
+            torch.randint(len(column.categories), (count,), generator=generator).float()
+            if column.kind == "category"
+            else torch.randn(count, generator=generator)
+            for column in self.columns
+        ]
+        return torch.stack(drawn, dim=1)
+
+    def holds(self, x: Tensor) -> bool:
+        if not _finite_reals(x):
+            return False
+        for index, column in enumerate(self.columns):
+            if column.kind == "category":
+                codes = x[:, index]
+                whole = bool((codes == codes.round()).all())
+                if not whole or not _integers_within(codes.long(), len(column.categories)):
+                    return False
+        return True
+
+    def __str__(self) -> str:
+        categories = sum(column.kind == "category" for column in self.columns)
+        return f"table rows of {len(self.columns)} columns, {categories} of them categories"
+
+
+@dataclass(frozen=True)
+class Pair(Space):
+    """Two data that belong together; travels as two tensors, one of each space."""
+
+    left: Space
+    right: Space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise TypeError("a Pair travels as two tensors; ask pair.left or pair.right for a shape")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        raise TypeError("a Pair travels as two tensors; ask pair.left or pair.right for a type")
+
+    @property
+    def measure(self) -> Measure:
+        same = self.left.measure == self.right.measure
+        return self.left.measure if same else Measure.MIXED
+
+    @property
+    def dimensions(self) -> int:
+        return self.left.dimensions + self.right.dimensions
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        raise TypeError("a Pair travels as two tensors; draw from pair.left and pair.right")
+
+    def holds(self, x: Tensor) -> bool:
+        return False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"space": "Pair", "left": self.left.to_json(), "right": self.right.to_json()}
+
+    def __str__(self) -> str:
+        return f"pairs of ({self.left}) and ({self.right})"
+
+
+_KNOWN: dict[str, type[Space]] = {
+    kind.__name__: kind for kind in (Images, Tokens, Labels, Vectors, Series, Table, Pair)
+}
+
+
+def space_from_json(data: dict[str, Any]) -> Space:
+    """The space that ``to_json`` described; anything unknown in ``data`` is refused."""
+    values = dict(data)
+    name = values.pop("space", None)
+    kind = _KNOWN.get(str(name))
+    if kind is None:
+        raise Refusal(
+            "CFG-001", f"unknown space {shown(name)}", way_out=f"use one of {', '.join(_KNOWN)}"
+        )
+    if set(values) - {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+        raise Refusal(
+            "CFG-002",
+            f"{name} got unknown entries {shown(sorted(values))}",
+            way_out="write the space with to_json()",
+        )
+    if kind is Pair:
+        return Pair(space_from_json(values["left"]), space_from_json(values["right"]))
+    if kind is Table:
+        columns = (
+            Column(one["name"], one["kind"], tuple(one["categories"])) for one in values["columns"]
+        )
+        return Table(tuple(columns))
+    if kind is Labels:
+        return Labels(values["count"], tuple(values.get("names", ())))
+    return kind(**values)
