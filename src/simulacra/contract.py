@@ -150,6 +150,16 @@ class Scorer(ABC):
         """Higher is stranger."""
 
 
+class Diagnosable(ABC):
+    """Knows the numbers that a specialist of its family asks for first."""
+
+    @abstractmethod
+    def diagnose(
+        self, x: Shaped[Tensor, "batch *shape"], *, condition: Tensor | None = None
+    ) -> dict[str, float]:
+        """Numbers by name, each name ending in its unit: 'active units', 'divergence (nats)', …"""
+
+
 Promise = TypeVar("Promise")
 
 CAPABILITIES: tuple[type, ...] = (
@@ -161,6 +171,7 @@ CAPABILITIES: tuple[type, ...] = (
     Completer,
     Predictor,
     Scorer,
+    Diagnosable,
 )
 
 

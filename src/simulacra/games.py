@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -129,13 +129,15 @@ class Game:
 
     ``average``: the half-life of the weight average as a share of the examples seen (Karras et al.
     2022, their ramp-up), 0 for none. ``bf16``: whether the networks gain by bfloat16 where the
-    machine has units for it.
+    machine has units for it. ``keep``: the weights that a run ends with, the best by held-out
+    log-likelihood or the last ones.
     """
 
     stages: Sequence[Stage]
     batch_size: int = 128
     average: float = 0.0
     bf16: bool = False
+    keep: Literal["best", "last"] = "best"
 
     def players(self) -> dict[str, Player]:
         """All players by name; one name is one player."""

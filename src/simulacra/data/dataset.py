@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,18 @@ class Dataset:
     labels: Labels | None = None
     fingerprint: str = ""
     source: dict[str, Any] = field(default_factory=dict)
+
+    def everything(self) -> Part:
+        """All elements in the order of their source, for scoring rather than training.
+
+        Parts that share their stored rows are joined; a set that comes with a test part of its own
+        (canonical MNIST) gives that one.
+        """
+        parts = (self.train, self.valid, self.test)
+        if any(part.rows is not self.train.rows for part in parts):
+            return self.test
+        index = torch.cat([part.index for part in parts]).sort().values
+        return replace(self.test, index=index)
 
     def describe(self) -> dict[str, Any]:
         """What a run's card says about the data."""

@@ -1,0 +1,61 @@
+"""``simulacra models``, ``data check`` and ``doctor``: looking before doing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Put this module's verbs on the command line."""
+    app.command()(models)
+    app.command()(doctor)
+    data = typer.Typer(help="Look at data.", no_args_is_help=True)
+    data.command("check")(check)
+    app.add_typer(data, name="data")
+
+
+def models() -> None:
+    """Print the map of families: what each model can do, and what its likelihood is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from simulacra import shelf
+    from simulacra.contract import Density
+
+    table = Table("family", "model", "p(x)", "models", "can", "what it is", box=None)
+    for entry in shelf.entries():
+        toy = entry.cls.toy()
+        kind = toy.kind.value if isinstance(toy, Density) else "implicit"
+        spaces = " ".join(space.__name__ for space in entry.cls.spaces)
+        able = " ".join(name.lower() for name in entry.capabilities)
+        labels = " | given labels" if entry.cls.conditions else ""
+        table.add_row(entry.family, entry.name, kind, spaces + labels, able, entry.summary)
+    Console().print(table)
+
+
+def check(
+    what: Annotated[str, typer.Argument(help="A named set or a path.")],
+    size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
+) -> None:
+    """Say what is in there, what is broken, and what would be done with it."""
+    from simulacra.data.check import check as look
+
+    for line in look(what, size=size).lines():
+        typer.echo(line)
+
+
+def doctor() -> None:
+    """Say what this machine offers, and whether training and resuming work on it."""
+    import tempfile
+    from pathlib import Path
+
+    from simulacra.runs.machine import choose_device, describe_machine
+    from simulacra.runs.selfcheck import resume_is_exact
+
+    for name, value in describe_machine(choose_device()).items():
+        typer.echo(f"{name:12} {value}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, exact in resume_is_exact(Path(folder)):
+            typer.echo(f"{'resume':12} {name}: {'bit-identical' if exact else 'DIFFERS'}")

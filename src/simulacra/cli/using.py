@@ -1,0 +1,248 @@
+"""``simulacra sample, score, encode, reconstruct, complete, evaluate``: using a trained run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simulacra.refusals import Refusal, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Source = Annotated[
+    str | None, typer.Argument(help="Data of the same space. [the run's own test part]")
+]
+Count = Annotated[int, typer.Option(help="How many data to use at most.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Put this module's verbs on the command line."""
+    for verb in (sample, score, encode, reconstruct, complete, evaluate):
+        app.command()(verb)
+
+
+def sample(
+    run: Run,
+    num_samples: Annotated[int, typer.Option(help="How many.")] = 64,
+    seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
+    label: Annotated[int | None, typer.Option(help="The class, for a conditional model.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png grid, .npy array or .csv table. [RUN/samples-SEED.…]"),
+    ] = None,
+) -> None:
+    """Draw new data from a trained run."""
+    import torch
+
+    from simulacra import shelf
+    from simulacra.contract import Sampler, require_capability
+    from simulacra.runs.using import sample_in_chunks
+
+    model = shelf.from_pretrained(run)
+    require_capability(model, Sampler, to="sample")
+    if num_samples < 1:
+        raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
+    condition = _condition(model, label, num_samples)
+    generator = torch.Generator().manual_seed(seed)
+    x = sample_in_chunks(model, num_samples, generator, condition)
+    typer.echo(_keep(x, model.space, out, run / f"samples-{seed}"))
+
+
+def score(
+    run: Run,
+    data: Source = None,
+    out: Annotated[Path | None, typer.Option(help="A .csv file. [standard output]")] = None,
+    count: Count = 10_000,
+) -> None:
+    """Print log p(x) in nats, bits/dim and the anomaly score of each datum, as CSV."""
+    from simulacra import shelf
+    from simulacra.contract import Density, Scorer, capabilities
+    from simulacra.files import write_bytes
+    from simulacra.runs.using import scores
+
+    model = shelf.from_pretrained(run)
+    if not isinstance(model, Density | Scorer):
+        raise Refusal(
+            "CAN-001",
+            f"cannot score with {shown(run)}: {shelf.name_of(model)} has no likelihood and no "
+            "anomaly score",
+            way_out=f"it is {', '.join(capabilities(model))}; `simulacra models` shows who scores",
+        )
+    part = _part(run, data, model)
+    text = "\n".join(scores(model, part.first(min(count, len(part))))) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(out, text.encode())
+        typer.echo(out)
+
+
+def encode(
+    run: Run,
+    data: Source = None,
+    out: Annotated[Path | None, typer.Option(help="A .npy file. [RUN/codes.npy]")] = None,
+    count: Count = 10_000,
+) -> None:
+    """Write a code for each datum."""
+    from simulacra import shelf
+    from simulacra.contract import Encoder, require_capability
+    from simulacra.runs.using import in_chunks
+
+    model = shelf.from_pretrained(run)
+    encoder = require_capability(model, Encoder, to="encode")
+    part = _part(run, data, model)
+    codes = in_chunks(encoder.encode, model, part.first(min(count, len(part))))
+    typer.echo(_keep(codes, None, out, run / "codes"))
+
+
+def reconstruct(
+    run: Run,
+    data: Source = None,
+    out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
+    count: Count = 32,
+) -> None:
+    """Encode and decode data; a picture shows each original above its reconstruction."""
+    from simulacra import shelf
+    from simulacra.contract import Decoder, Encoder, require_capability
+    from simulacra.runs.using import beside, in_chunks
+
+    model = shelf.from_pretrained(run)
+    encoder = require_capability(model, Encoder, to="reconstruct")
+    decoder = require_capability(model, Decoder, to="reconstruct")
+    batch = _part(run, data, model).first(count)
+
+    def there_and_back(x: Tensor, *, condition: Tensor | None) -> Tensor:
+        return decoder.decode(encoder.encode(x, condition=condition), condition=condition)
+
+    again = in_chunks(there_and_back, model, batch)
+    typer.echo(_keep(beside(batch.x, again), model.space, out, run / "reconstructions"))
+
+
+def complete(
+    run: Run,
+    data: Source = None,
+    known: Annotated[str, typer.Option(help="top, left or random: the half that is kept.")] = "top",
+    seed: Annotated[int, typer.Option(help="Same seed, same completions.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
+    count: Count = 32,
+) -> None:
+    """Fill in the other half; a picture shows each original above its completion."""
+    import torch
+
+    from simulacra import shelf
+    from simulacra.contract import Completer, require_capability
+    from simulacra.runs.using import beside, half_known
+
+    model = shelf.from_pretrained(run)
+    completer = require_capability(model, Completer, to="complete")
+    batch = _part(run, data, model).first(count)
+    mask = half_known(batch.x, known, seed)
+    filled = completer.complete(
+        batch.x,
+        mask,
+        condition=batch.condition if model.condition_space is not None else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    typer.echo(_keep(beside(batch.x, filled), model.space, out, run / f"completions-{known}"))
+
+
+def evaluate(
+    run: Run,
+    num_samples: Annotated[int, typer.Option(help="Samples that are judged.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting that leaves the weights alone: importance_samples=1000."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a run on held-out data: every number with its unit, kind, count and interval."""
+    import json
+
+    from simulacra.cli.terminal import say, showing
+    from simulacra.cli.training import parsed_settings
+    from simulacra.runs.judging import judge
+
+    with showing("evaluate") as show:
+        readings = judge(
+            run,
+            num_samples=num_samples,
+            seed=seed,
+            settings=parsed_settings(settings or []),
+            show=show,
+        )
+    if as_json:
+        typer.echo(json.dumps([reading.to_json() for reading in readings], indent=2))
+        return
+    for reading in readings:
+        typer.echo(reading.text())
+    say(f"kept in {run / 'readings.json'}")
+
+
+def _part(run: Path, data: str | None, model: Any) -> Any:
+    """The data to use: those the user names, or the test part of the run's own."""
+    from simulacra import shelf
+    from simulacra.data.open import open_data
+    from simulacra.runs.recipe import Recipe
+
+    recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
+    if data is None:
+        return recipe.open_data().test
+    opened = open_data(data, view=recipe.view, size=recipe.size, skip_bad=recipe.skip_bad)
+    if opened.space != model.space:
+        raise Refusal(
+            "DATA-002",
+            f"{shown(data)} holds {opened.space}, and the run was trained on {model.space}",
+            way_out="give data of the same kind, or train on these",
+        )
+    return opened.everything()
+
+
+def _condition(model: Any, label: int | None, count: int) -> Any:
+    import torch
+
+    if label is None:
+        return None
+    labels = model.condition_space
+    if labels is None:
+        reason = "--label was given, and the run is not conditional"
+        raise Refusal("CFG-051", reason, way_out="leave --label out, or train with --conditional")
+    if not 0 <= label < labels.count:
+        reason = f"--label is {label}"
+        raise Refusal("CFG-052", reason, way_out=f"give one from 0 to {labels.count - 1}")
+    return torch.full((count,), label)
+
+
+def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
+    """Write elements as a picture, an array or a table, by the file's ending."""
+    import numpy as np
+
+    from simulacra.files import write_bytes
+    from simulacra.runs.pictures import grid, png
+    from simulacra.spaces import Images, Table
+
+    pictured = isinstance(space, Images)
+    ending = ".png" if pictured else ".csv" if isinstance(space, Table) else ".npy"
+    path = out or default.with_suffix(ending)
+    if path.suffix == ".png" and pictured:
+        content = png(grid(x, space))
+    elif path.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, x.cpu().numpy(), allow_pickle=False)
+        content = buffer.getvalue()
+    elif path.suffix == ".csv" and isinstance(space, Table):
+        from simulacra.runs.using import table_lines
+
+        content = ("\n".join(table_lines(x, space)) + "\n").encode()
+    else:
+        reason = f"{shown(path)} cannot hold {'codes' if space is None else space}"
+        raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {ending} or .npy")
+    write_bytes(path, content)
+    return path

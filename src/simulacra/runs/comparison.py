@@ -1,0 +1,207 @@
+"""A comparison: several models on the same data and budget, side by side on one ruler.
+
+Each model is a run in a folder of its own, trained in a process of its own (so that its memory is its
+own); what is finished is never done twice, so the same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simulacra import shelf
+from simulacra.contract import Sampler
+from simulacra.data.dataset import Dataset
+from simulacra.data.open import open_data
+from simulacra.files import read_json, write_bytes, write_json
+from simulacra.refusals import Refusal, shown
+from simulacra.runs import checkpoint
+from simulacra.runs.budget import Budget
+from simulacra.runs.judging import READINGS, judge, ruler_features
+from simulacra.runs.machine import choose_device, describe_machine
+from simulacra.runs.pictures import grid, png
+from simulacra.runs.recipe import Recipe
+from simulacra.runs.report import write_report
+from simulacra.runs.show import QUIET, Show
+from simulacra.runs.stopping import stop_requests
+from simulacra.runs.using import sample_in_chunks
+from simulacra.spaces import Images
+
+PLAN = "comparison.json"
+PICTURE = "samples.png"
+PICTURED = 40
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: the same data, budget and seed for every model."""
+
+    models: tuple[str, ...]
+    data: str = "digits"
+    view: str = "8bit"
+    size: int | None = None
+    conditional: bool = False
+    budget: str = "3m"
+    seed: int = 0
+    num_samples: int = 1000
+    skip_bad: int = 0
+
+    def recipe(self, model: str) -> Recipe:
+        """The recipe of one model: conditional where it can be and is wanted."""
+        able = bool(shelf.find(model).cls.conditions)
+        values = {"data": self.data, "view": self.view, "size": self.size, "budget": self.budget}
+        values |= {"seed": self.seed, "skip_bad": self.skip_bad, "model": model}
+        return Recipe.from_json(values | {"conditional": self.conditional and able})
+
+
+def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
+    """The models that 'all', or a list with commas, names; each has to fit the data's space."""
+    if names == "all":
+        fitting = [entry.name for entry in shelf.entries() if entry.fits(data.space)]
+        if not fitting:
+            reason = f"no model on the shelf can model {data.space}"
+            raise Refusal("CFG-031", reason, way_out="`simulacra models` shows what each can")
+        return tuple(fitting)
+    wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in wanted:
+        if not shelf.find(name).fits(data.space):
+            shelf.build(name, data.space)
+    if not wanted:
+        raise Refusal("CFG-060", "--models names none", way_out="write all, or names with commas")
+    return wanted
+
+
+def compare(
+    names: str, out: Path, *, device: str = "auto", show: Show = QUIET, **choices: Any
+) -> Path:
+    """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``."""
+    draft = Plan(models=(), **choices)
+    Budget.parse(draft.budget)
+    data = open_data(draft.data, view=draft.view, size=draft.size, skip_bad=draft.skip_bad)
+    plan = Plan(models=chosen_models(names, data), **choices)
+    _claim(out, plan)
+    ruler_features(data, out, plan.seed, show)
+    failures: dict[str, str] = {}
+    for number, model in enumerate(plan.models, 1):
+        folder = out / model
+        if (folder / READINGS).is_file():
+            show.line(f"[{number}/{len(plan.models)}] {model}: done before")
+            continue
+        show.line(f"[{number}/{len(plan.models)}] {model}: training for {plan.budget}")
+        problem = _train(plan, model, out, device)
+        if problem is not None:
+            failures[model] = problem
+            show.line(f"[{number}/{len(plan.models)}] {model}: {problem}")
+            continue
+        _picture(folder, data)
+        judge(folder, num_samples=plan.num_samples, seed=plan.seed, data=data, ruler=out, show=show)
+    return finish(out, plan, data, failures, device)
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Make ``out`` this comparison's, or see that it already is."""
+    described = asdict(plan) | {"models": list(plan.models)}
+    if (out / PLAN).is_file():
+        before = read_json(out / PLAN)
+        changed = [key for key in described if before.get(key) != described[key]]
+        if changed:
+            raise Refusal(
+                "CFG-061",
+                f"{shown(out)} holds a comparison with another {' and '.join(changed)}",
+                way_out="give another --out, or the same choices to go on with it",
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        reason = f"{shown(out)} is not an empty folder"
+        raise Refusal("FILE-012", reason, way_out="give another --out")
+    write_json(out / PLAN, described)
+
+
+def _train(plan: Plan, model: str, out: Path, device: str) -> str | None:
+    """Train one model in a process of its own; returns what went wrong, or None."""
+    folder = out / model
+    if (folder / shelf.CARD).is_file() and shelf.read_card(folder).get("status") == "finished":
+        return None
+    command = [sys.executable, "-m", "simulacra", "train", "--device", device]
+    if (folder / checkpoint.FOLDER).is_dir() and any((folder / checkpoint.FOLDER).glob("step-*")):
+        command += ["--resume", str(folder)]
+    else:
+        write_json(out / "recipes" / f"{model}.json", plan.recipe(model).to_json())
+        for left in folder.rglob("*") if folder.is_dir() else ():
+            left.unlink(missing_ok=True) if not left.is_dir() else None
+        command += ["--recipe", str(out / "recipes" / f"{model}.json"), "--out", str(folder)]
+    code = _wait_for(command)
+    if code in (75, 130, -15):
+        raise Refusal(
+            "STOP-002",
+            f"the comparison was stopped while it trained {model}",
+            way_out="give the same command again to go on, nothing is lost",
+        )
+    return None if code == 0 else f"training ended with exit code {code}"
+
+
+def _wait_for(command: list[str]) -> int:
+    """The exit code of a child that hears of a stop only through us, and then once."""
+    with (
+        stop_requests() as asked_to_stop,
+        subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=_environment(), start_new_session=True
+        ) as child,
+    ):
+        told = False
+        while child.poll() is None:
+            if asked_to_stop() and not told:
+                child.terminate()
+                told = True
+            time.sleep(0.05)
+        return 75 if told else child.returncode
+
+
+def _environment() -> Mapping[str, str]:
+    """The child's environment: it has to find this very package."""
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _picture(folder: Path, data: Dataset) -> None:
+    model = shelf.from_pretrained(folder)
+    if isinstance(model, Sampler) and isinstance(data.space, Images):
+        x = sample_in_chunks(model, PICTURED, torch.Generator().manual_seed(0))
+        write_bytes(folder / PICTURE, png(grid(x, data.space, pixels=360)))
+
+
+def finish(out: Path, plan: Plan, data: Dataset, failures: Mapping[str, str], device: str) -> Path:
+    """Write the page from what the folders hold."""
+    real = out / "real.png"
+    if isinstance(data.space, Images):
+        write_bytes(real, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
+    facts = {
+        "plan": asdict(plan),
+        "data": data.describe(),
+        "machine": describe_machine(choose_device(device)),
+        "failures": dict(failures),
+        "command": _command(plan, out),
+    }
+    return write_report(out, [name for name in plan.models if name not in failures], facts)
+
+
+def _command(plan: Plan, out: Path) -> str:
+    words: Iterable[str] = (
+        f"simulacra compare {plan.data}",
+        f"--models {','.join(plan.models)}",
+        f"--budget {plan.budget.replace(' ', '')} --seed {plan.seed}",
+        "" if plan.view == "8bit" else f"--view {plan.view}",
+        "" if plan.size is None else f"--size {plan.size}",
+        "--conditional" if plan.conditional else "",
+        f"--out {out.name}",
+    )
+    return " ".join(filter(None, words))

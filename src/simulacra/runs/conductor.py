@@ -1,0 +1,406 @@
+"""The conductor: one run from a recipe to a folder, as a loop with four plain questions.
+
+Measure? Save? Picture? Stop? None of them changes the state of the play, so they may be asked by the
+clock on the wall; a resumed run with a budget in steps or examples is bit-identical to one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from simulacra import shelf
+from simulacra.contract import Density, Sampler
+from simulacra.data.dataset import Dataset, Stream
+from simulacra.files import write_bytes
+from simulacra.games import Clock, Game, Play, Report, world_and_rank
+from simulacra.probability.units import bits_per_dimension
+from simulacra.refusals import Refusal, shown
+from simulacra.runs import checkpoint
+from simulacra.runs.budget import Budget
+from simulacra.runs.ledger import Ledger
+from simulacra.runs.machine import (
+    choose_device,
+    describe_machine,
+    has_bf16,
+    peak_memory_mib,
+    processes,
+)
+from simulacra.runs.pictures import grid, png
+from simulacra.runs.recipe import Recipe, with_optimiser
+from simulacra.runs.show import QUIET, Show
+from simulacra.runs.stopping import stop_requests
+from simulacra.spaces import Images
+
+LEDGER_LINES = 200
+MEASURES = 20
+PICTURES = 4
+MEASURED = 512
+"""Held-out examples that a measure during training looks at."""
+
+
+@dataclass
+class _Best:
+    """The best weights so far by held-out log-likelihood, and for how many measures they stood."""
+
+    value: float | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    age: int = 0
+
+    def see(self, value: float, model: torch.nn.Module) -> None:
+        if self.value is None or value > self.value:
+            self.value, self.age = value, 0
+            self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        else:
+            self.age += 1
+
+
+class Run:
+    """One model being trained on one data set, in a folder or only in memory."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Dataset,
+        recipe: Recipe,
+        folder: Path | None,
+        *,
+        device: str = "auto",
+        save_every: float = 60.0,
+        show: Show = QUIET,
+    ) -> None:
+        self.data, self.recipe, self.folder, self.show = data, recipe, folder, show
+        self.device = choose_device(device)
+        self.model: Any = model.to(self.device)
+        self.world, self.rank = world_and_rank()
+        self.budget = Budget.parse(recipe.budget)
+        self.save_every = save_every
+        game: Game = with_optimiser(model.game(), recipe.optimiser)
+        self.game = game
+        self.stream = Stream(
+            data.train,
+            recipe.batch_size or game.batch_size,
+            seed=recipe.seed,
+            device=self.device,
+            conditional=model.condition_space is not None,
+            world=self.world,
+            rank=self.rank,
+        )
+        wanted = {"auto": game.bf16 and has_bf16(self.device), "fp32": False, "bf16": True}
+        self.bf16 = wanted[recipe.precision]
+        self.play = Play(model, game, seed=recipe.seed, bf16=self.bf16)
+        self.conditional = model.condition_space is not None
+        self.best = _Best()
+        self.seconds = 0.0
+        self.warnings: list[str] = []
+        self.ledger = Ledger(None)
+        if recipe.compile:
+            for part in model.children():
+                part.compile()
+
+    @property
+    def writes(self) -> bool:
+        return self.folder is not None and self.rank == 0
+
+    def restore(self) -> None:
+        """Stand where the newest good checkpoint was taken."""
+        assert self.folder is not None
+        found = checkpoint.load_newest(self.folder, self._warn)
+        if found is None:
+            raise Refusal(
+                "CKPT-011",
+                f"{shown(self.folder)} has no checkpoint to go on from",
+                way_out="train without --resume",
+            )
+        tensors, plain = found
+        self.play.load_state(tensors, plain)
+        self.seconds = float(plain["seconds"])
+        self.warnings = [*plain["warnings"], *self.warnings]
+        kept = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+        self.best = _Best(plain["best"], kept, plain["age"])
+
+    def go(self) -> dict[str, Any]:
+        """Train to the end of the budget; returns the numbers that the card keeps."""
+        self.ledger = Ledger(
+            self.folder if self.writes else None, upto_round=self.play.clock.rounds
+        )
+        if self.play.clock.rounds == 0:
+            self.save()
+        with stop_requests() as asked_to_stop:
+            self._rounds(asked_to_stop)
+        self._finish()
+        return self._numbers()
+
+    def _rounds(self, asked_to_stop: Any) -> None:
+        pending: list[Report] = []
+        saved_at = time.monotonic()
+        marks = {"line": self._mark(LEDGER_LINES), "measure": self._mark(MEASURES)}
+        marks["picture"] = self._mark(PICTURES)
+        rounds = self.play.rounds(self.stream, self.used)
+        while True:
+            started = time.monotonic()
+            report = next(rounds, None)
+            self.seconds += time.monotonic() - started
+            if report is None:
+                break
+            pending.append(report)
+            if self._passed("line", marks, LEDGER_LINES):
+                pending = self._line(pending)
+            if self._passed("measure", marks, MEASURES):
+                self._measure()
+            if self._passed("picture", marks, PICTURES):
+                self._picture()
+            if time.monotonic() - saved_at > self.save_every:
+                pending = self._line(pending)
+                self._try_to_save()
+                saved_at = time.monotonic()
+            if self.recipe.patience and self.best.age >= self.recipe.patience:
+                self._warn(f"stopped early: no better measure in {self.best.age} measures")
+                break
+            if asked_to_stop():
+                self._line(pending)
+                self._stopped()
+        self._line(pending)
+
+    def _stopped(self) -> None:
+        if self.folder is None:
+            raise KeyboardInterrupt
+        self.save()
+        raise Refusal(
+            "STOP-001",
+            f"stopped on request in round {self.play.clock.rounds}, {self._share():.0%} done",
+            way_out=f"nothing is lost, go on with `simulacra train --resume {self.folder}`",
+        )
+
+    def used(self, clock: Clock) -> float:
+        used = self.budget.used(clock, self.seconds)
+        if self.world > 1 and self.budget.unit == "seconds":
+            shared = torch.tensor(used)
+            dist.broadcast(shared, src=0)
+            used = float(shared)
+        return used
+
+    def _share(self) -> float:
+        return min(1.0, self.budget.used(self.play.clock, self.seconds))
+
+    def _mark(self, count: int) -> int:
+        return int(self._share() * count)
+
+    def _passed(self, name: str, marks: dict[str, int], count: int) -> bool:
+        now = self._mark(count)
+        passed = now > marks[name]
+        marks[name] = now
+        return passed
+
+    def _line(self, pending: list[Report]) -> list[Report]:
+        """One ledger line with the means of the reports since the last one."""
+        if not pending:
+            return []
+        names = {name for report in pending for name in report.numbers}
+        means = {}
+        for name in sorted(names):
+            values = [report.numbers[name] for report in pending if name in report.numbers]
+            means[name] = sum(values) / len(values)
+        clock, skipped = pending[-1].clock, sum(report.skipped for report in pending)
+        if skipped:
+            self._warn(f"skipped {skipped} non-finite updates before round {clock.rounds}")
+        self._add_line(
+            {**means, "skipped": skipped} if skipped else means,
+        )
+        words = "  ".join(f"{name} {value:.4g}" for name, value in list(means.items())[:3])
+        self.show.progress(self._share(), f"round {clock.rounds}  {words}")
+        return []
+
+    def _add_line(self, numbers: Mapping[str, float]) -> None:
+        clock = self.play.clock
+        position = {"round": clock.rounds, "stage": clock.stage, "examples": clock.examples}
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self.ledger.add({**position, "seconds": round(self.seconds, 3), **finite})
+
+    def _measure(self) -> None:
+        if not isinstance(self.model, Density):
+            return
+        held_out = self.data.valid.first(MEASURED)
+        condition = held_out.condition if self.conditional else None
+        model: Any = self.model
+        with self.play.averaged(), torch.no_grad():
+            log_prob = _in_chunks(model, held_out.x.to(self.device), condition)
+            value = float(log_prob.double().mean())
+            if math.isfinite(value):
+                self.best.see(value, model)
+        bits = float(bits_per_dimension(torch.tensor(value), self.data.space))
+        self._add_line({"held-out bits/dim": bits})
+
+    def _picture(self) -> None:
+        if self.writes and isinstance(self.model, Sampler) and isinstance(self.data.space, Images):
+            assert self.folder is not None
+            with self.play.averaged(), torch.no_grad():
+                x = self.model.sample(36, generator=torch.Generator().manual_seed(0))
+            name = f"round-{self.play.clock.rounds:09d}.png"
+            picture = png(grid(x, self.data.space, columns=6))
+            write_bytes(self.folder / "pictures" / name, picture)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, plain = self.play.state()
+        tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
+        plain |= {"seconds": self.seconds, "best": self.best.value, "age": self.best.age}
+        return tensors, plain | {"warnings": self.warnings}
+
+    def save(self) -> None:
+        """A checkpoint, and beside it the model as it stands, so that a running run can be used."""
+        if self.writes:
+            assert self.folder is not None
+            checkpoint.save(self.folder, self.play.clock.rounds, *self._state())
+            with self.play.averaged():
+                self._card("running")
+
+    def _try_to_save(self) -> None:
+        """A full disk does not end the training while an older checkpoint is good."""
+        try:
+            self.save()
+        except Refusal as refusal:
+            self._warn(f"{refusal.reason}; training goes on with the last good checkpoint")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.show.line(f"warning: {text}")
+
+    def _finish(self) -> None:
+        """Leave the model with the weights that the game wants kept, and the folder whole."""
+        self._measure()
+        self.save()
+        with self.play.averaged():
+            weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if self.game.keep == "best" and self.best.weights:
+            weights = self.best.weights
+        self.model.load_state_dict(weights)
+        self.model.eval()
+        self._card("finished")
+        self.show.progress(1.0, f"round {self.play.clock.rounds}, {self.seconds:.0f} s")
+
+    def _numbers(self) -> dict[str, Any]:
+        clock = self.play.clock
+        return {
+            "rounds": clock.rounds,
+            "examples": clock.examples,
+            "training_seconds": round(self.seconds, 3),
+            "peak_memory_mib": round(peak_memory_mib(), 1),
+            "precision": "bf16" if self.bf16 else "fp32",
+            "held_out_nats": self.best.value,
+            "warnings": self.warnings,
+        }
+
+    def _card(self, status: str) -> None:
+        if self.writes:
+            assert self.folder is not None
+            card = {
+                "status": status,
+                "numbers": self._numbers(),
+                "recipe": self.recipe.to_json(),
+                "data": self.data.describe(),
+                "machine": describe_machine(self.device),
+            }
+            shelf.save_pretrained(self.model, self.folder, card=card)
+
+
+def _in_chunks(model: Any, x: Tensor, condition: Tensor | None, size: int = 256) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for start in range(0, len(x), size):
+        given = None if condition is None else condition[start : start + size].to(x.device)
+        part = model.log_prob(x[start : start + size], condition=given, generator=generator)
+        parts.append(part.cpu())
+    return torch.cat(parts)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    save_every: float = 60.0,
+    show: Show = QUIET,
+    data: Dataset | None = None,
+) -> dict[str, Any]:
+    """Carry a recipe out in ``folder``; ``resume`` goes on from its newest good checkpoint."""
+    _require_usable(folder, resume)
+    with processes():
+        data = data or recipe.open_data()
+        condition = data.labels if recipe.conditional else None
+        if recipe.conditional and condition is None:
+            reason = f"the data {shown(recipe.data)} have no labels to condition on"
+            raise Refusal("CFG-042", reason, way_out="leave --conditional out")
+        model = shelf.build(
+            recipe.model,
+            data.space,
+            settings=recipe.settings,
+            condition=condition,
+            num_examples=len(data.train),
+            seed=recipe.seed,
+        )
+        run = Run(model, data, recipe, folder, device=device, save_every=save_every, show=show)
+        if resume:
+            run.restore()
+        return run.go()
+
+
+def _require_usable(folder: Path, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        reason = f"{shown(folder)} is a file"
+        raise Refusal("FILE-011", reason, way_out="give --out a folder that is new or empty")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise Refusal(
+            "FILE-012",
+            f"{shown(folder)} is not empty",
+            way_out="give another --out, or go on with --resume",
+        )
+
+
+def resume(
+    folder: Path, *, budget: str | None = None, device: str = "auto", show: Show = QUIET
+) -> dict[str, Any]:
+    """Go on with the run in ``folder``; ``budget`` means the total, and may be a larger one."""
+    card = shelf.read_card(folder)
+    values = dict(card["recipe"]) | ({"budget": budget} if budget else {})
+    recipe = Recipe.from_json(values)
+    if card.get("status") == "finished" and recipe.budget == card["recipe"]["budget"]:
+        reason = f"the run in {shown(folder)} has finished its budget of {recipe.budget}"
+        raise Refusal("CFG-043", reason, way_out="give a larger --budget to train on")
+    return train(recipe, folder, resume=True, device=device, show=show)
+
+
+def fit(
+    model: Any,
+    data: Dataset,
+    *,
+    budget: str = "3m",
+    seed: int = 0,
+    folder: Path | str | None = None,
+    device: str = "auto",
+    show: Show = QUIET,
+) -> dict[str, Any]:
+    """Train ``model`` in place on ``data``, and keep the run in ``folder`` if one is given.
+
+    Returns the run's numbers: rounds, examples, training seconds, peak memory, held-out nats.
+    """
+    target = None if folder is None else Path(folder)
+    if target is not None:
+        _require_usable(target, resume=False)
+    recipe = Recipe(
+        model=shelf.name_of(model),
+        data=data.name,
+        budget=budget,
+        seed=seed,
+        conditional=model.condition_space is not None,
+    )
+    return Run(model, data, recipe, target, device=device, show=show).go()

@@ -1,0 +1,97 @@
+"""A recipe: everything that a run is made from, as data."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from simulacra.data.dataset import Dataset
+from simulacra.data.open import open_data
+from simulacra.files import read_json
+from simulacra.games import Descent, Game
+from simulacra.optimisation import Optimiser
+from simulacra.refusals import Refusal, shown
+from simulacra.runs.budget import Budget
+from simulacra.shelf import config_from_json
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train on what, for how long.
+
+    ``settings`` override the model's recommended config, ``optimiser`` the optimisers of all its
+    players. ``patience``: stop after so many measures on held-out data without a better one, 0 for
+    never; the best weights by held-out log-likelihood are kept in any case.
+    """
+
+    model: str
+    data: str = "digits"
+    view: Literal["8bit", "binary", "dynamic"] = "8bit"
+    size: int | None = None
+    conditional: bool = False
+    budget: str = "3m"
+    seed: int = 0
+    batch_size: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    patience: int = 0
+    skip_bad: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    optimiser: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """A recipe from a .toml file, or from the .json that a run keeps."""
+        if path.suffix == ".json":
+            return cls.from_json(read_json(path))
+        if not path.is_file():
+            raise Refusal("FILE-001", f"{shown(path)} is not there", way_out="see recipes/")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            reason = f"{shown(path)} is no TOML file ({error})"
+            raise Refusal("FILE-003", reason, way_out="write it like those in recipes/") from error
+        return cls.from_json(values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data; unknown entries and wrong types are refused by name."""
+        plain = {k: v for k, v in values.items() if k not in ("settings", "optimiser")}
+        if "model" not in plain:
+            raise Refusal("CFG-041", "the recipe names no model", way_out='add model = "…"')
+        recipe: Recipe = config_from_json(cls, plain)
+        Budget.parse(recipe.budget)
+        settings, optimiser = (dict(values.get(key, {})) for key in ("settings", "optimiser"))
+        return replace(recipe, settings=settings, optimiser=optimiser)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"settings": dict(self.settings), "optimiser": dict(self.optimiser)}
+
+    def open_data(self) -> Dataset:
+        """The data set that the recipe names, in its view and size."""
+        return open_data(self.data, view=self.view, size=self.size, skip_bad=self.skip_bad)
+
+
+def with_optimiser(game: Game, changes: Mapping[str, Any]) -> Game:
+    """The same game with every player's optimiser changed as told."""
+    if not changes:
+        return game
+    changed: dict[int, Any] = {}
+
+    def player(old: Any) -> Any:
+        if id(old) not in changed:
+            values = config_from_json(Optimiser, asdict(old.optimiser) | dict(changes))
+            changed[id(old)] = replace(old, optimiser=values)
+        return changed[id(old)]
+
+    def turn(old: Any) -> Any:
+        if not isinstance(old, Descent):
+            return old
+        return replace(old, players=tuple(player(one) for one in old.players))
+
+    # One turn may stand in the list several times and has to stay one turn.
+    stages = [replace(stage, turns=[turn(one) for one in stage.turns]) for stage in game.stages]
+    return replace(game, stages=stages)

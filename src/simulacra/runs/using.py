@@ -1,0 +1,114 @@
+"""Using a trained model on many data at a time, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simulacra.contract import Density, Scorer
+from simulacra.games import Batch
+from simulacra.probability.units import bits_per_dimension
+from simulacra.refusals import Refusal, shown
+from simulacra.spaces import Table
+
+CHUNK = 256
+
+
+def sample_in_chunks(
+    model: Any, count: int, generator: torch.Generator, condition: Tensor | None = None
+) -> Tensor:
+    """``count`` samples, drawn so many at a time that memory stays small.
+
+    The chunks' size is fixed, so the first samples are the same whatever the count.
+    """
+    parts = []
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        given = None if condition is None else condition[start : start + size]
+        with torch.no_grad():
+            parts.append(model.sample(size, condition=given, generator=generator).cpu())
+    return torch.cat(parts)
+
+
+def in_chunks(method: Callable[..., Tensor], model: Any, batch: Batch) -> Tensor:
+    """``method`` over a batch in small parts, with the conditions that the model wants."""
+    parts = []
+    for start in range(0, len(batch), CHUNK):
+        x = batch.x[start : start + CHUNK]
+        given = None
+        if model.condition_space is not None and batch.condition is not None:
+            given = batch.condition[start : start + CHUNK]
+        with torch.no_grad():
+            parts.append(method(x, condition=given).cpu())
+    return torch.cat(parts)
+
+
+def scores(model: Any, batch: Batch) -> Iterator[str]:
+    """CSV lines, with a header that gives units and kinds."""
+    columns: dict[str, Tensor] = {}
+    if isinstance(model, Density):
+        log_prob = in_chunks(model.log_prob, model, batch)  # type: ignore[arg-type]
+        columns[f"log_prob (nats; {model.kind.value})"] = log_prob
+        space = model.space  # type: ignore[attr-defined]
+        columns[f"bits_per_dimension ({model.kind.value})"] = bits_per_dimension(log_prob, space)
+    if isinstance(model, Scorer):
+
+        def stranger(x: Tensor, *, condition: Tensor | None) -> Tensor:
+            return model.anomaly_score(x)
+
+        columns[f"anomaly_score ({model.score_source})"] = in_chunks(stranger, model, batch)
+    elif isinstance(model, Density):
+        columns["anomaly_score (-log_prob in nats)"] = -log_prob
+    yield ",".join(["index", *columns])
+    for index, row in enumerate(
+        zip(*(column.tolist() for column in columns.values()), strict=True)
+    ):
+        yield ",".join([str(index), *(f"{value:.6g}" for value in row)])
+
+
+def beside(originals: Tensor, others: Tensor, columns: int = 8) -> Tensor:
+    """Rows of originals, each with the row of the others below it."""
+    rows = []
+    for start in range(0, len(originals), columns):
+        top, below = originals[start : start + columns], others[start : start + columns]
+        if len(top) < columns and start:
+            break
+        rows += [top.to(below.dtype), below]
+    return torch.cat(rows)
+
+
+def half_known(x: Tensor, which: str, seed: int) -> Tensor:
+    """A mask that keeps one half of every element: of an image's rows or columns, or at random."""
+    known = torch.zeros(x.shape, dtype=torch.bool)
+    if which == "random":
+        shape = (len(x), 1, *x.shape[2:]) if x.ndim == 4 else x.shape
+        stream = torch.Generator().manual_seed(seed)
+        return (torch.rand(shape, generator=stream) < 0.5).expand(x.shape)
+    if which == "left":
+        known[..., : x.shape[-1] // 2] = True
+        return known
+    if which == "top" and x.ndim == 4:
+        known[:, :, : x.shape[2] // 2] = True
+        return known
+    raise Refusal(
+        "CFG-054", f"--known is {shown(which)}", way_out="use left or random, or top for images"
+    )
+
+
+def table_lines(x: Tensor, space: Table) -> Iterator[str]:
+    """Rows of a table as CSV lines; a leading = + - @ of a text cell is made harmless."""
+    yield ",".join(_cell(column.name) for column in space.columns)
+    for row in x.tolist():
+        cells = []
+        for value, column in zip(row, space.columns, strict=True):
+            text = column.categories[int(value)] if column.kind == "category" else f"{value:.9g}"
+            cells.append(_cell(text) if column.kind == "category" else text)
+        yield ",".join(cells)
+
+
+def _cell(text: str) -> str:
+    safe = "'" + text if text[:1] in "=+-@" else text
+    return '"' + safe.replace('"', '""') + '"' if set(safe) & set(',"\n\r') else safe
