@@ -44,4 +44,6 @@ class Refusal(Exception):
 def shown(value: object, limit: int = 80) -> str:
     """A user's value made safe to print: quoted, no control characters, its middle left out if long."""
     text = repr(str(value))
-    return text if len(text) <= limit else f"{text[: limit // 3]}…{text[-(limit - limit // 3 - 1) :]}"
+    return (
+        text if len(text) <= limit else f"{text[: limit // 3]}…{text[-(limit - limit // 3 - 1) :]}"
+    )

@@ -1,0 +1,166 @@
+"""Likelihood heads: from a network's raw output to p(x | …), for every kind of space.
+
+A head says how many numbers a network has to give for each datum, evaluates the log-density of
+elements under them, draws elements, and gives the most likely one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from simulacra.probability.distributions import (
+    bernoulli_draw,
+    bernoulli_log_prob,
+    categorical_draw,
+    categorical_log_prob,
+    discretised_logistic_draw,
+    discretised_logistic_log_prob,
+    gaussian_log_prob,
+)
+from simulacra.probability.noise import Noise
+from simulacra.spaces import Images, Space, Table, Tokens
+
+IMAGE_HEADS = ("bernoulli", "categorical", "discretised-logistic")
+
+
+def choose_head(space: Space) -> str:
+    """The head that suits a space: what its elements are decides."""
+    if isinstance(space, Tokens):
+        return "categorical"
+    if not isinstance(space, Images):
+        return "gaussian"
+    if space.levels == 2:
+        return "bernoulli"
+    # Few levels are cheap to give one by one; many are better taken as cells of a smooth density.
+    return "categorical" if space.levels <= 32 else "discretised-logistic"
+
+
+class ImageHead(nn.Module):
+    """Independent dimensions of an image: ``per_value`` raw numbers for each, (n, per, C, H, W)."""
+
+    def __init__(self, space: Images, kind: str) -> None:
+        super().__init__()
+        self.space, self.kind = space, kind
+        self.per_value = space.levels if kind == "categorical" else 1
+        self.outputs = self.per_value * space.dimensions
+        if kind == "discretised-logistic":
+            self.log_scale = nn.Parameter(torch.full(space.shape, -2.0))
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        """log p(x | raw) in nats, shape (n,)."""
+        raw = self._split(raw)
+        if self.kind == "bernoulli":
+            each = bernoulli_log_prob(x, raw[:, 0])
+        elif self.kind == "categorical":
+            each = categorical_log_prob(x, raw.movedim(1, -1))
+        else:
+            scale = self.log_scale.clamp(min=-7)
+            each = discretised_logistic_log_prob(x, raw[:, 0], scale, self.space.levels)
+        return each.flatten(1).sum(1)
+
+    def draw(self, raw: Tensor, noise: Noise) -> Tensor:
+        """An element of the space for each row."""
+        raw, uniform = self._split(raw), noise.uniform(*self.space.shape)
+        if self.kind == "bernoulli":
+            drawn = bernoulli_draw(raw[:, 0], uniform)
+        elif self.kind == "categorical":
+            drawn = categorical_draw(raw.movedim(1, -1), uniform)
+        else:
+            scale, levels = self.log_scale.clamp(min=-7), self.space.levels
+            drawn = discretised_logistic_draw(raw[:, 0], scale, uniform, levels)
+        return drawn.to(self.space.dtype)
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """The most likely element."""
+        raw = self._split(raw)
+        if self.kind == "bernoulli":
+            best = (raw[:, 0] > 0).long()
+        elif self.kind == "categorical":
+            best = raw.argmax(1)
+        else:
+            best = ((raw[:, 0] + 1) * ((self.space.levels - 1) / 2)).round()
+        return best.clamp(0, self.space.levels - 1).to(self.space.dtype)
+
+    def _split(self, raw: Tensor) -> Tensor:
+        return raw.reshape(len(raw), self.per_value, *self.space.shape)
+
+
+class ColumnHead(nn.Module):
+    """Independent columns: a Gaussian for a real one, a categorical one for categories and tokens.
+
+    Real columns are seen through (x - shift) / scale, buffers that the model fills from the data.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    real: Tensor
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        self.levels = column_levels(space)
+        self.register_buffer("shift", torch.zeros(len(self.levels)))
+        self.register_buffer("scale", torch.ones(len(self.levels)))
+        real = torch.tensor([levels == 0 for levels in self.levels])
+        self.register_buffer("real", real, persistent=False)
+        self.log_scale = nn.Parameter(torch.full((int(real.sum()),), -0.5))
+        self.sizes = [max(levels, 1) for levels in self.levels]
+        self.outputs = sum(self.sizes)
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        """log p(x | raw) in nats, shape (n,), against the measure of the space itself."""
+        total = torch.zeros(len(x), dtype=raw.dtype, device=raw.device)
+        for index, part in enumerate(raw.split(self.sizes, dim=1)):
+            if self.levels[index]:
+                total = total + categorical_log_prob(x[:, index], part)
+        if self.real.any():
+            z = self.standard(x)[:, self.real]
+            means = self._means(raw)
+            each = gaussian_log_prob(z, means, self.log_scale.clamp(min=-6))
+            total = total + (each - self.scale[self.real].log()).sum(1)
+        return total
+
+    def draw(self, raw: Tensor, noise: Noise) -> Tensor:
+        """An element of the space for each row."""
+        drawn, uniform = self._empty(raw), noise.uniform(len(self.levels))
+        for index, part in enumerate(raw.split(self.sizes, dim=1)):
+            if self.levels[index]:
+                drawn[:, index] = categorical_draw(part, uniform[:, index]).to(drawn.dtype)
+        if self.real.any():
+            spread = self.log_scale.clamp(min=-6).exp()
+            z = self._means(raw) + spread * noise.normal(int(self.real.sum()))
+            drawn[:, self.real] = self._back(z)
+        return drawn.to(self.space.dtype)
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """The most likely element."""
+        best = self._empty(raw)
+        for index, part in enumerate(raw.split(self.sizes, dim=1)):
+            if self.levels[index]:
+                best[:, index] = part.argmax(1).to(best.dtype)
+        best[:, self.real] = self._back(self._means(raw))
+        return best.to(self.space.dtype)
+
+    def standard(self, x: Tensor) -> Tensor:
+        """Columns as a network reads them: shifted and scaled."""
+        return (x - self.shift) / self.scale
+
+    def _means(self, raw: Tensor) -> Tensor:
+        parts = [
+            p for p, levels in zip(raw.split(self.sizes, 1), self.levels, strict=True) if not levels
+        ]
+        return torch.cat(parts, dim=1) if parts else raw[:, :0]
+
+    def _back(self, z: Tensor) -> Tensor:
+        return z * self.scale[self.real] + self.shift[self.real]
+
+    def _empty(self, raw: Tensor) -> Tensor:
+        return torch.zeros((len(raw), len(self.levels)), dtype=raw.dtype, device=raw.device)
+
+
+def column_levels(space: Space) -> list[int]:
+    """How many values each column of a flat space can take; 0 for real ones."""
+    if isinstance(space, Table):
+        return [len(column.categories) for column in space.columns]
+    return [space.vocabulary if isinstance(space, Tokens) else 0] * space.dimensions

@@ -1,0 +1,19 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def multilayer_perceptron(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of the given sizes with SiLU between them; the last one is plain."""
+    parts: list[nn.Module] = []
+    for index, (size, following) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        parts.append(nn.Linear(size, following))
+        if index < len(sizes) - 2:
+            parts.append(nn.SiLU())
+            if dropout:
+                parts.append(nn.Dropout(dropout))
+    return nn.Sequential(*parts)

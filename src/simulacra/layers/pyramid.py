@@ -1,0 +1,89 @@
+"""Convolutional encoders and decoders that halve and double the sides of an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simulacra.spaces import Images
+
+
+def sides(space: Images, smallest: int = 4) -> list[tuple[int, int]]:
+    """The sizes from the image down, each half of the last rounded up, to sides of about ``smallest``."""
+    found = [(space.height, space.width)]
+    while min(found[-1]) > smallest + 3:
+        height, width = found[-1]
+        found.append(((height + 1) // 2, (width + 1) // 2))
+    return found
+
+
+class Residual(nn.Module):
+    """x + conv(act(conv(act(x)))), with group normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        groups = max(1, channels // 16)
+        self.body = nn.Sequential(
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class PyramidEncoder(nn.Module):
+    """Images in [-1, 1], (n, C, H, W), and optional extra features to (n, outputs)."""
+
+    def __init__(self, space: Images, channels: int, extra: int, outputs: int) -> None:
+        super().__init__()
+        sizes = sides(space)
+        widths = [channels * min(2**level, 4) for level in range(len(sizes))]
+        parts: list[nn.Module] = [nn.Conv2d(space.channels + extra, widths[0], 3, padding=1)]
+        for width, following in zip(widths, widths[1:], strict=False):
+            parts += [Residual(width), nn.Conv2d(width, following, 3, stride=2, padding=1)]
+        self.body = nn.Sequential(*parts, Residual(widths[-1]), nn.SiLU())
+        self.out = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, extra: Tensor | None) -> Tensor:
+        if extra is not None:
+            planes = extra[:, :, None, None].expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, planes], dim=1)
+        x = self.body(x.contiguous(memory_format=torch.channels_last))
+        out: Tensor = self.out(x.flatten(1))
+        return out
+
+
+class PyramidDecoder(nn.Module):
+    """(n, inputs) to (n, outputs, H, W)."""
+
+    def __init__(self, space: Images, channels: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.sizes = sides(space)[::-1]
+        widths = [channels * min(2**level, 4) for level in range(len(self.sizes))][::-1]
+        self.start = nn.Linear(inputs, widths[0] * self.sizes[0][0] * self.sizes[0][1])
+        self.first = widths[0]
+        self.bodies = nn.ModuleList(Residual(width) for width in widths)
+        self.between = nn.ModuleList(
+            nn.Conv2d(width, following, 3, padding=1)
+            for width, following in zip(widths, widths[1:], strict=False)
+        )
+        self.out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.start(z).reshape(len(z), self.first, *self.sizes[0])
+        x = x.contiguous(memory_format=torch.channels_last)
+        for index, body in enumerate(self.bodies):
+            x = body(x)
+            if index < len(self.between):
+                x = functional.interpolate(x, size=self.sizes[index + 1], mode="nearest")
+                x = self.between[index](x)
+        out: Tensor = self.out(functional.silu(x))
+        return out

@@ -1,0 +1,293 @@
+"""Variational autoencoder: a latent variable, decoded; trained on a bound of log p(x).
+
+p(x) = int p(x|z) N(z; 0, I) dz is bounded from below by (Kingma & Welling 2014, eq. 3)
+
+    ELBO = E_q(z|x)[log p(x|z)] - KL(q(z|x) || N(0, I)),    q(z|x) = N(mu(x), diag sigma(x)^2),
+
+with z = mu + sigma * noise (eq. 10) and the divergence in closed form (their appendix B). With k draws
+the importance-weighted bound L_k = E log (1/k) sum_i p(x, z_i) / q(z_i|x) (Burda et al. 2016, eq. 8) is
+tighter; ``log_prob`` gives L_k with ``importance_samples`` draws.
+
+Papers: Kingma & Welling 2014; Burda, Grosse & Salakhutdinov 2016; beta: Higgins et al. 2017; free bits:
+Kingma et al. 2016. Changed: SiLU for tanh, AdamW with a cosine and averaged weights, likelihoods for
+spaces other than binary images (a scale for each pixel, learned, instead of a fixed one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Kind, Sampler, Scorer
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.layers.front_door import as_device, centred, drawn_labels, one_hot_labels
+from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
+from simulacra.layers.mlp import multilayer_perceptron
+from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
+from simulacra.optimisation import Optimiser
+from simulacra.probability.bounds import importance_weighted
+from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
+from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
+
+
+@dataclass(frozen=True)
+class Config:
+    """``importance_samples`` are draws of ``log_prob``, ``training_samples`` those of the loss (k > 1
+    trains on L_k). ``beta`` weighs the divergence, which rises over ``warm_up`` of the training;
+    ``free_bits`` is the least divergence of a latent dimension, in nats, that is worth lowering."""
+
+    network: Literal["mlp", "convolutional"] = "mlp"
+    head: Literal["auto", "bernoulli", "categorical", "discretised-logistic", "gaussian"] = "auto"
+    latent: int = 20
+    hidden: int = 400
+    layers: int = 2
+    dropout: float = 0.0
+    beta: float = 1.0
+    free_bits: float = 0.0
+    warm_up: float = 0.0
+    training_samples: int = 1
+    importance_samples: int = 1
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+
+class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
+    """Encoder, decoder and a likelihood head over a standard normal latent variable."""
+
+    spaces: ClassVar = (Images, Vectors, Table, Tokens)
+    conditions: ClassVar = (Labels,)
+
+    def __init__(
+        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+    ) -> None:
+        super().__init__()
+        self.space, self.condition_space = space, condition
+        self.config = config = config or Config()
+        kind = choose_head(space) if config.head == "auto" else config.head
+        self._require_head(kind)
+        extra = condition.count if condition else 0
+        if isinstance(space, Images):
+            self.head: ImageHead | ColumnHead = ImageHead(space, kind)
+        else:
+            self.head = ColumnHead(space)
+        if config.network == "convolutional" and isinstance(space, Images):
+            channels, outputs = config.hidden, self.head.outputs // (space.height * space.width)
+            self.encoder: nn.Module = PyramidEncoder(space, channels, extra, 2 * config.latent)
+            self.decoder: nn.Module = PyramidDecoder(
+                space, channels, config.latent + extra, outputs
+            )
+        else:
+            inside = [config.hidden] * config.layers
+            reads, drop = self._reads() + extra, config.dropout
+            self.encoder = multilayer_perceptron([reads, *inside, 2 * config.latent], dropout=drop)
+            writes = [config.latent + extra, *inside, self.head.outputs]
+            self.decoder = multilayer_perceptron(writes, dropout=drop)
+
+    def _require_head(self, kind: str) -> None:
+        levels = self.space.levels if isinstance(self.space, Images) else 0
+        fits = kind == choose_head(self.space) or (
+            levels > 0 and kind in ("categorical", "discretised-logistic")
+        )
+        if not fits:
+            reason = f"the head {kind} does not fit {self.space}"
+            raise Refusal("CFG-035", reason, way_out="leave head at auto")
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Config:
+        """Small and regularised for few data; convolutions for images with sides above 16."""
+        few = num_examples < 5000
+        if not isinstance(space, Images):
+            hidden = 128 if few else 256
+            latent = max(2, min(16, space.dimensions // 2))
+            return Config(latent=latent, hidden=hidden, dropout=0.1 if few else 0.0, warm_up=0.2)
+        if space.levels == 2 or min(space.height, space.width) <= 16:
+            if few:
+                return Config(latent=16, hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
+            return Config(latent=40, hidden=500, batch_size=200)
+        return Config(network="convolutional", latent=64, hidden=32, batch_size=64)
+
+    @classmethod
+    def toy(cls) -> VAE:
+        return cls(Images(1, 3, 3, levels=2), Config(latent=2, hidden=8, batch_size=16))
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.LOWER
+
+    @property
+    def code_space(self) -> Vectors:
+        return Vectors(self.config.latent)
+
+    @property
+    def score_source(self) -> str:
+        return "minus the bound on log p(x), nats"
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        noise = row_noise(num_samples, generator, self._weight.device)
+        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        z = noise.normal(self.config.latent).to(self._weight.dtype)
+        return self.head.draw(self._decoded(z, self._one_hot(condition, num_samples)), noise)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        noise = scoring_noise(len(x), generator, self._weight.device)
+        x, extra = as_device(x, self), self._one_hot(condition, len(x))
+        return importance_weighted(
+            self._log_weights(x, extra, noise, self.config.importance_samples)
+        )
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """The mean of q(z|x)."""
+        return self._posterior(as_device(x, self), self._one_hot(condition, len(x)))[0]
+
+    @torch.no_grad()
+    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """The most likely element given z."""
+        extra = self._one_hot(condition, len(code))
+        return self.head.mode(self._decoded(as_device(code, self), extra))
+
+    @torch.no_grad()
+    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return -self.log_prob(x, generator=generator)
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
+        """Active units: latent dimensions whose mean moves, Var mu_j > 0.01 (Burda et al. 2016)."""
+        x, extra = as_device(x, self), self._one_hot(condition, len(x))
+        mean, log_scale = self._posterior(x, extra)
+        divergence = gaussian_kl(mean, log_scale).sum(1).mean()
+        noise = scoring_noise(len(x), None, mean.device)
+        z = mean + log_scale.exp() * noise.normal(self.config.latent).to(mean.dtype)
+        rebuilt = self.head.log_prob(x, self._decoded(z, extra)).mean()
+        return {
+            "active units (of the latent dimensions)": float((mean.var(0) > 0.01).sum()),
+            "divergence (nats)": float(divergence),
+            "reconstruction (nats)": float(-rebuilt),
+        }
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.parameters())
+
+    def _one_hot(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        if self.condition_space is not None and condition is None:
+            raise ValueError("a conditional model needs a condition for every row")
+        extra = one_hot_labels(condition, self.condition_space, rows)
+        return None if extra is None else extra.to(self._weight)
+
+    def _reads(self) -> int:
+        return self.space.dimensions
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Elements as the encoder eats them."""
+        if isinstance(self.space, Images):
+            return centred(x, self.space.levels).to(self._weight.dtype)
+        assert isinstance(self.head, ColumnHead)
+        if isinstance(self.space, Tokens):
+            return (x.float() * (2 / (self.space.vocabulary - 1)) - 1).to(self._weight.dtype)
+        return self.head.standard(x.to(self._weight.dtype))
+
+    def _posterior(self, x: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), each (n, latent)."""
+        read = self._read(x)
+        if isinstance(self.encoder, PyramidEncoder):
+            raw = self.encoder(read, extra)
+        else:
+            flat = read.flatten(1)
+            raw = self.encoder(flat if extra is None else torch.cat([flat, extra], dim=1))
+        mean, log_scale = raw.to(self._weight.dtype).chunk(2, dim=1)
+        return mean, log_scale.clamp(-8, 4)
+
+    def _decoded(self, z: Tensor, extra: Tensor | None) -> Tensor:
+        given = z if extra is None else torch.cat([z, extra], dim=1)
+        raw: Tensor = self.decoder(given)
+        return raw.to(self._weight.dtype)
+
+    def _log_weights(self, x: Tensor, extra: Tensor | None, noise: Noise, draws: int) -> Tensor:
+        """log p(x, z_i) / q(z_i|x) for ``draws`` of z from q, shape (n, draws)."""
+        mean, log_scale = self._posterior(x, extra)
+        at_once = max(1, min(draws, 8192 // max(len(x), 1)))
+        parts = []
+        for start in range(0, draws, at_once):
+            count = min(at_once, draws - start)
+            u = noise.normal(count, self.config.latent).to(mean.dtype)
+            z = mean.unsqueeze(1) + log_scale.exp().unsqueeze(1) * u
+            prior = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)).sum(2)
+            posterior = gaussian_log_prob(z, mean.unsqueeze(1), log_scale.unsqueeze(1)).sum(2)
+            many = x.repeat_interleave(count, 0)
+            given = None if extra is None else extra.repeat_interleave(count, 0)
+            likelihood = self.head.log_prob(many, self._decoded(z.flatten(0, 1), given))
+            parts.append(likelihood.reshape(len(x), count) + prior - posterior)
+        return torch.cat(parts, dim=1)
+
+    def negative_bound(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """Minus the ELBO (or L_k), in nats a dimension."""
+        extra = self._one_hot(batch.condition, len(batch))
+        if self.config.training_samples > 1:
+            weights = self._log_weights(batch.x, extra, noise, self.config.training_samples)
+            bound = importance_weighted(weights).mean()
+            return Loss(-bound / self.space.dimensions, {"bound (nats)": bound})
+        mean, log_scale = self._posterior(batch.x, extra)
+        z = mean + log_scale.exp() * noise.normal(self.config.latent)
+        rebuilt = self.head.log_prob(batch.x, self._decoded(z, extra)).mean()
+        divergence = gaussian_kl(mean, log_scale).mean(0)
+        counted = divergence.clamp(min=self.config.free_bits).sum()
+        rise = min(1.0, clock.progress / self.config.warm_up) if self.config.warm_up else 1.0
+        value = self.config.beta * rise * counted - rebuilt
+        numbers = {
+            "bound (nats)": rebuilt - divergence.sum(),
+            "divergence (nats)": divergence.sum(),
+        }
+        return Loss(value / self.space.dimensions, numbers)
+
+    def standardise(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Shift and scale of the real columns, from all the data."""
+        assert isinstance(self.head, ColumnHead)
+        total, square, rows = 0.0, 0.0, 0
+        for batch in batches:
+            x = batch.x.double()
+            total, square, rows = total + x.sum(0), square + x.square().sum(0), rows + len(x)
+        mean = torch.as_tensor(total) / rows
+        deviation = (torch.as_tensor(square) / rows - mean.square()).clamp(min=1e-12).sqrt()
+        self.head.shift.copy_(torch.where(self.head.real, mean, 0.0))
+        self.head.scale.copy_(torch.where(self.head.real, deviation, 1.0))
+        return {"finished": 1.0}
+
+    def game(self) -> Game:
+        config = self.config
+        optimiser = Optimiser(
+            "adamw",
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=10 * config.batch_size,
+        )
+        player = Player("autoencoder", list(self.parameters()), optimiser, clip=100.0)
+        stages = [Stage([Descent((player,), self.negative_bound)])]
+        if isinstance(self.space, Vectors | Table):
+            stages.insert(
+                0, Stage([Rewrite("standardise", self.standardise, sweep=True)], rounds=1)
+            )
+        convolutional = config.network == "convolutional"
+        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=convolutional)
