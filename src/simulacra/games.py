@@ -177,7 +177,8 @@ class Play:
         self.seed = seed
         self.bf16 = bf16
         self.clock = Clock()
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        held = [*model.parameters(), *model.buffers()]
+        self.device = held[0].device if held else torch.device("cpu")
         self.players = game.players()
         self.optimisers = {n: p.optimiser.build(p.parameters) for n, p in self.players.items()}
         self._floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}

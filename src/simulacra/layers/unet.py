@@ -80,7 +80,8 @@ class Attention(nn.Module):
 
 
 def _groups(channels: int) -> int:
-    return math.gcd(8, channels)
+    """At most 8 groups of at least 4: a group of one channel would take the embedding away again."""
+    return math.gcd(8, channels, max(channels // 4, 1))
 
 
 class UNet(nn.Module):

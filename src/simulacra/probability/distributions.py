@@ -58,7 +58,7 @@ def discretised_logistic_log_prob(
     masses of all levels sum to one.
     """
     half_cell = 1 / (levels - 1)
-    centre = x.float() * (2 * half_cell) - 1 - mean
+    centre = x.to(torch.promote_types(mean.dtype, torch.float32)) * (2 * half_cell) - 1 - mean
     inverse_scale = torch.exp(-log_scale)
     upper = (centre + half_cell) * inverse_scale
     lower = (centre - half_cell) * inverse_scale

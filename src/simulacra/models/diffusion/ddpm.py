@@ -103,7 +103,8 @@ class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
 
     @classmethod
     def toy(cls) -> DDPM:
-        return cls(Images(1, 2, 3, levels=2), Config(8, 1, steps=10, bound_steps=4, batch_size=16))
+        config = Config(8, 1, 0.0, 10, "cosine", "v", bound_steps=4, batch_size=16)
+        return cls(Images(1, 2, 3, levels=2), config)
 
     @property
     def kind(self) -> Kind:

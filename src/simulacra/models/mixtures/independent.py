@@ -86,7 +86,9 @@ class Independent(nn.Module, Sampler, Density, Completer):
     ) -> Tensor:
         flat = as_device(x, self).flatten(1)
         codes = torch.where(self.real.to(flat.device), 0, flat).long()
-        discrete = self.log_probs.T[codes, torch.arange(flat.shape[1])]
+        # Normalised again, because stored logarithms are rounded.
+        log_probs = torch.log_softmax(self.log_probs, dim=1)
+        discrete = log_probs.T[codes, torch.arange(flat.shape[1], device=flat.device)]
         continuous = gaussian_log_prob(flat.float(), self.mean, self.log_scale)
         return torch.where(self.real.to(flat.device), continuous, discrete).sum(1)
 

@@ -1,0 +1,103 @@
+"""Verdicts say who is best, when one cannot tell, and never rank different kinds as one."""
+
+import pytest
+
+from simulacra.contract import Kind
+from simulacra.evaluation.reading import Reading
+from simulacra.evaluation.verdict import leaders, verdicts
+
+
+def reading(name, value, reach=0.0, **others):
+    defaults = {
+        "unit": "",
+        "better": "lower",
+        "count": 100,
+        "split": "test",
+        "seed": 0,
+        "how": "made up",
+        "low": value - reach,
+        "high": value + reach,
+    }
+    return Reading(name=name, value=value, **(defaults | others))
+
+
+def bits(value, kind, reach=0.1):
+    return [reading("bits per dimension", value, reach, unit="bits/dim", kind=kind)]
+
+
+def told(use, **readings):
+    return next(one for one in verdicts(readings) if one.use == use)
+
+
+def test_leaders_are_all_whose_intervals_overlap_the_best():
+    values = {"a": 3.0, "b": 1.0, "c": 1.15, "d": 1.3}
+    named = {model: reading("x", value, 0.1) for model, value in values.items()}
+    assert leaders(named) == ("b", "c")
+    higher = {m: reading("x", v, 0.1, better="higher") for m, v in values.items()}
+    assert leaders(higher) == ("a",)
+
+
+def test_a_bound_below_an_exact_value_proves_and_above_does_not():
+    found = told("density", a=bits(2.0, Kind.EXACT), b=bits(1.0, Kind.LOWER))
+    assert found.best == ("b",)
+    assert "b is the better density" in found.text
+    found = told("density", a=bits(1.0, Kind.EXACT), b=bits(2.0, Kind.LOWER))
+    assert found.best == ("a",)
+    assert "proves nothing" in found.text
+    found = told("density", a=bits(1.05, Kind.EXACT), b=bits(1.0, Kind.LOWER))
+    assert found.best == ("a",)
+    assert "proves nothing" in found.text
+
+
+def test_estimates_and_unnormalised_values_are_not_ranked():
+    found = told(
+        "density",
+        a=bits(2.0, Kind.EXACT),
+        b=bits(0.1, Kind.ESTIMATE),
+        c=bits(-5.0, Kind.UNNORMALISED),
+    )
+    assert found.best == ("a",)
+    assert "b: ≈ 0.1 bits/dim" in found.text
+    assert "c: unnormalised" in found.text
+
+
+def test_likelihoods_given_labels_stand_apart():
+    given = [reading("bits per dimension given labels", 0.5, unit="bits/dim", kind=Kind.EXACT)]
+    found = told("density", a=bits(2.0, Kind.EXACT), b=given)
+    assert found.best == ("a",)
+    assert "Given the labels: Of the exact densities b is best" in found.text
+
+
+def test_samples_are_compared_at_equal_counts_only():
+    name, many = "Fréchet distance", {"samples": 1000, "real": 360}
+    found = told(
+        "sampling",
+        a=[reading(name, 2.0, 0.1, count=many, floor=0.5)],
+        b=[reading(name, 2.1, 0.1, count=many, floor=0.5)],
+        c=[reading(name, 9.0, 0.1, count=many, floor=0.5)],
+        d=[reading(name, 1.0, 0.1, count={"samples": 70, "real": 360}, floor=0.9)],
+    )
+    assert found.best == ("a", "b")
+    assert "not distinguishable from it: b" in found.text
+    assert "d could be judged on other counts only" in found.text
+    assert "real data have 0.5" in found.text
+
+
+def test_guessing_is_no_victory_and_raw_data_are_named():
+    name = "anomaly detection"
+    found = told(name, a=[reading(name, 0.52, 0.05, better="higher")])
+    assert found.best == ()
+    assert "None" in found.text
+    probe = reading("linear probe", 0.9, 0.02, better="higher", control=0.96)
+    assert "less than the raw data's 0.96" in told("features", a=[probe]).text
+
+
+@pytest.mark.parametrize(("value", "text"), [(2.0, "2 s"), (0.002, "2 ms"), (2e-6, "2 µs")])
+def test_seconds_are_said_in_a_fitting_unit(value, text):
+    found = told("speed", a=[reading("sampling time", value)], b=[reading("sampling time", 100)])
+    assert text in found.text
+    assert "b takes longest" in found.text
+
+
+def test_no_readings_no_verdict_but_words():
+    assert all(one.text and one.best == () for one in verdicts({}))

@@ -1,0 +1,112 @@
+"""The shelf finds, builds, keeps and opens; what does not belong is refused by name."""
+
+import json
+
+import pytest
+import torch
+
+from simulacra import shelf
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images, Labels, Tokens, Vectors
+
+FLOOR = "independent"
+
+
+def test_every_model_has_a_name_a_family_and_a_line():
+    entries = shelf.entries()
+    assert len({entry.name for entry in entries}) == len(entries) >= 3
+    for entry in entries:
+        assert entry.summary.endswith(".") or entry.summary
+        assert entry.capabilities
+        assert isinstance(entry.cls.toy(), entry.cls)
+        assert shelf.find(entry.name) is entry
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(Refusal, match=FLOOR) as refusal:
+        shelf.find("transformer-9000")
+    assert refusal.value.exit_code == 78
+
+
+def test_a_space_that_does_not_fit_is_refused():
+    entry = next(one for one in shelf.entries() if not one.fits(Tokens(3, 4)))
+    with pytest.raises(Refusal, match="for these data choose") as refusal:
+        shelf.build(entry.name, Tokens(3, 4))
+    assert refusal.value.code == "CFG-031"
+
+
+def test_a_condition_that_does_not_fit_is_refused():
+    with pytest.raises(Refusal, match="cannot be conditioned"):
+        shelf.build(FLOOR, Images(1, 2, 2), condition=Labels(3))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"prior": 1.0}, {"prior_weight": "1"}, {"prior_weight": True}]
+)
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(Refusal):
+        shelf.build(FLOOR, Vectors(2), settings=settings)
+
+
+def test_settings_count():
+    assert shelf.build(FLOOR, Vectors(2), settings={"prior_weight": 3}).config.prior_weight == 3.0
+
+
+def test_building_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    for entry in shelf.entries():
+        shelf.build(entry.name, entry.cls.toy().space, num_examples=100)
+        torch.set_rng_state(before)
+        shelf.build(entry.name, Images(1, 4, 4) if entry.fits(Images(1, 4, 4)) else Vectors(2))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shelf.save_pretrained(shelf.build(FLOOR, Images(1, 2, 2, levels=3)), tmp_path / "run")
+
+
+def test_a_kept_model_opens(folder):
+    model = shelf.from_pretrained(folder)
+    assert model.space == Images(1, 2, 2, levels=3)
+    assert not any("pickle" in path.suffix for path in folder.iterdir())
+
+
+def test_no_run_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(Refusal) as refusal:
+            shelf.from_pretrained(path)
+        assert refusal.value.code == "FILE-010"
+
+
+@pytest.mark.parametrize("damage", ["model", "config", "space", "condition"])
+def test_a_card_that_lacks_something_is_refused(folder, damage):
+    card = json.loads((folder / "card.json").read_text())
+    del card[damage]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(Refusal, match=damage):
+        shelf.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("model", "os.system"), ("config", {"eval": "1"}), ("space", {"space": "Path"})],
+)
+def test_a_card_names_only_what_is_on_the_shelf(folder, entry, value):
+    card = json.loads((folder / "card.json").read_text())
+    card[entry] = value
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(Refusal):
+        shelf.from_pretrained(folder)
+
+
+def test_other_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(Refusal) as refusal:
+        shelf.from_pretrained(folder)
+    assert refusal.value.code == "CKPT-003"
+    path.unlink()
+    with pytest.raises(Refusal) as refusal:
+        shelf.from_pretrained(folder)
+    assert refusal.value.code == "CKPT-001"
