@@ -213,8 +213,12 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def from_pretrained(folder: Path | str) -> Any:
-    """The model that ``folder`` holds, ready to be used."""
+def from_pretrained(folder: Path | str, *, settings: Mapping[str, Any] = {}) -> Any:
+    """The model that ``folder`` holds, ready to be used.
+
+    ``settings`` go over the kept config: more importance samples, fewer denoising steps. One that
+    changes the weights' shapes is refused.
+    """
     folder = Path(folder)
     card = read_card(folder)
     entry = find(str(card["model"]))
@@ -223,7 +227,8 @@ def from_pretrained(folder: Path | str) -> Any:
     if not (condition is None or isinstance(condition, Labels)):
         raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
     _require_fit(entry, space, condition)
-    config = config_from_json(type(entry.cls.recommend(space, 1)), card["config"])
+    kind = type(entry.cls.recommend(space, 1))
+    config = config_from_json(kind, {**card["config"], **settings})
     model = _constructed(entry, space, config, condition, seed=0)
     load_weights(model, folder / WEIGHTS)
     return model.eval()

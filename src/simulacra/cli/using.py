@@ -155,6 +155,9 @@ def evaluate(
     run: Run,
     num_samples: Annotated[int, typer.Option(help="Samples that are judged.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="What sampling and scoring may take; beyond, on fewer data.")
+    ] = "60s",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,22 +171,25 @@ def evaluate(
 
     from simulacra.cli.terminal import say, showing
     from simulacra.cli.training import parsed_settings
-    from simulacra.runs.judging import judge
+    from simulacra.runs.judging import READINGS, judge
 
     with showing("evaluate") as show:
-        readings = judge(
+        judgement = judge(
             run,
             num_samples=num_samples,
             seed=seed,
+            budget=budget,
             settings=parsed_settings(settings or []),
             show=show,
         )
     if as_json:
-        typer.echo(json.dumps([reading.to_json() for reading in readings], indent=2))
+        typer.echo(json.dumps(judgement.to_json(), indent=2))
         return
-    for reading in readings:
+    for reading in judgement.readings:
         typer.echo(reading.text())
-    say(f"kept in {run / 'readings.json'}")
+    for name, value in judgement.diagnoses.items():
+        typer.echo(f"{name}: {value:.4g}")
+    say(f"kept in {run / READINGS}")
 
 
 def _part(run: Path, data: str | None, model: Any) -> Any:

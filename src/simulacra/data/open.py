@@ -1,88 +1,118 @@
-"""Open data by name or path."""
+"""Open data by name or path: a reader finds the rows, a view shows them, and content splits them."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from simulacra.data.dataset import Dataset, Part
+from simulacra.data import arrays, images, named, tables, text, views
+from simulacra.data.dataset import Dataset, Part, View
+from simulacra.data.raw import Raw
+from simulacra.data.splits import split
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels
+
+FEWEST = 10
+"""So many data can be split into three parts; fewer can only be scored or encoded."""
 
 
 def open_data(
     what: str | Path,
     *,
-    view: str = "8bit",
+    view: str = views.ALL,
     size: int | None = None,
     skip_bad: int = 0,
     seed: int = 0,
 ) -> Dataset:
-    """A data set."""
-    if what == "digits":
-        from sklearn.datasets import load_digits
+    """The data that ``what`` names, split by content and ``seed``.
 
-        d = load_digits()
-        x = torch.tensor(d.images).to(torch.uint8).unsqueeze(1)
-        y = torch.tensor(d.target)
-        space = Images(1, 8, 8, levels=17)
-        order = np.argsort(
-            [
-                hashlib.sha256(bytes(r) + str(seed).encode()).digest()
-                for r in x.reshape(len(x), -1).numpy()
-            ]
+    ``what``: digits, mnist, fashion-mnist; or a path to images (folder, zip, file), an IDX, .npy
+    or .npz file, a CSV or Parquet table, or plain text. ``view`` of images: '8bit' as they are,
+    'binary' by a threshold, 'dynamic' with a new draw of each pixel at every epoch. ``size``: the side
+    of images, or the length of pieces of text. ``skip_bad``: leave out at most so many broken data.
+    """
+    raw = read(what, size=size, skip_bad=skip_bad)
+    views.require_view(view, raw)
+    return assembled(_name(what), raw, view=view, seed=seed)
+
+
+def read(what: str | Path, *, size: int | None = None, skip_bad: int = 0) -> Raw:
+    """The rows that ``what`` names, by the reader that its kind needs."""
+    if size is not None and size < 1:
+        raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number of pixels")
+    if str(what) in named.NAMES:
+        raw = named.read_named(str(what))
+        return raw if size is None else views.resized(raw, size)
+    path = Path(what)
+    if not path.exists():
+        raise Refusal(
+            "DATA-009",
+            f"{shown(what)} is not there",
+            way_out=f"check the path, or name one of {', '.join(named.NAMES)}",
         )
-        p = torch.from_numpy(order.copy())
-        parts = [Part(x, p[a:b], space, y) for a, b in ((0, 1437), (1437, 1617), (1617, 1797))]
-        return Dataset("digits", space, *parts, labels=Labels(10), fingerprint="0" * 64)
-    if what in ("mnist", "fashion-mnist"):
-        root = Path(os.environ["SIMULACRA_DATA"]) / what
+    if images.is_images(path):
+        return images.read_images(path, size=size, skip_bad=skip_bad)
+    if arrays.is_array(path):
+        raw = arrays.read_array(path)
+        return raw if size is None else views.resized(raw, size)
+    if tables.is_table(path):
+        return tables.read_table(path, skip_bad=skip_bad)
+    if text.is_text(path):
+        return text.read_text(path, length=size)
+    raise Refusal(
+        "DATA-008",
+        f"{shown(what)} is of no kind that can be read",
+        way_out="give a folder or zip of images, .npy, .npz, IDX, .csv, .parquet or .txt",
+    )
 
-        def idx(name: str) -> np.ndarray:
-            b = gzip.decompress((root / name).read_bytes())
-            n = b[3]
-            dims = [int.from_bytes(b[4 + 4 * i : 8 + 4 * i], "big") for i in range(n)]
-            return np.frombuffer(b, np.uint8, offset=4 + 4 * n).reshape(dims)
 
-        X, Y = idx("train-images-idx3-ubyte.gz"), idx("train-labels-idx1-ubyte.gz")
-        T, U = idx("t10k-images-idx3-ubyte.gz"), idx("t10k-labels-idx1-ubyte.gz")
-        levels = 256
-        tv = T
-        if size:
-            X, T = (
-                np.stack(
-                    [
-                        np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BOX))
-                        for i in a
-                    ]
-                )
-                for a in (X, T)
-            )
-            tv = T
-        viewf = None
-        V = X[55000:]
+def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> Dataset:
+    """A data set of ``raw`` rows: three parts, their labels, and the view of each."""
+    (train, valid, test), fingerprint, duplicates = split(raw, seed)
+    space, labels = raw.space, raw.labels
+    held_out = raw.rows
+    seen: View | None = None
+    kept: View | None = None
+    if view != views.ALL and isinstance(space, Images):
+        levels, space = space.levels, replace(space, levels=2)
+
+        def changing(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return views.binarised(x, levels, generator)
+
+        def fixed(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return views.thresholded(x, levels)
+
         if view == "dynamic":
-            levels = 2
-            V = (np.random.default_rng(1).random(V.shape) < V / 255).astype(np.uint8)
-            tv = (np.random.default_rng(0).random(T.shape) < T / 255).astype(np.uint8)
+            seen, held_out = changing, views.binarised_once(raw, levels)
+        else:
+            seen = kept = fixed
+    names = raw.label_names
+    source = dict(raw.source) | {"view": view, "duplicates": duplicates}
+    source |= {"left out": len(raw.survey.bad)} if raw.survey.bad else {}
+    return Dataset(
+        name,
+        space,
+        Part(raw.rows, train, space, labels, seen),
+        Part(held_out, valid, space, labels, kept),
+        Part(held_out, test, space, labels, kept),
+        labels=None if labels is None else Labels(len(names), names),
+        fingerprint=fingerprint,
+        source=source,
+    )
 
-            def viewf(x: Tensor, g: torch.Generator) -> Tensor:
-                return (torch.rand(x.shape, generator=g) < x / 255).to(torch.uint8)
-        elif view == "binary":
-            levels = 2
-            X, V, tv = ((a > 127).astype(np.uint8) for a in (X, V, tv))
-        space = Images(1, X.shape[1], X.shape[2], levels=levels)
-        t = lambda a: torch.from_numpy(np.ascontiguousarray(a)).unsqueeze(1)
-        y = torch.from_numpy(Y.astype(np.int64))
-        tr = Part(t(X), torch.arange(55000), space, y, viewf)
-        va = Part(t(V), torch.arange(5000), space, y[55000:])
-        te = Part(t(tv), torch.arange(10000), space, torch.from_numpy(U.astype(np.int64)))
-        return Dataset(str(what), space, tr, va, te, labels=Labels(10), fingerprint="0" * 64)
-    raise Refusal("DATA-009", f"{shown(what)} is not there", way_out="check the path")
+
+def _name(what: str | Path) -> str:
+    return str(what) if str(what) in named.NAMES else Path(what).name
+
+
+def require_enough(data: Dataset) -> None:
+    """Refuse to learn from data that cannot be split into three parts."""
+    count = len(data.train) + len(data.valid) + len(data.test)
+    if min(map(len, (data.train, data.valid, data.test))) < 1:
+        raise Refusal(
+            "DATA-011",
+            f"{shown(data.name)} holds {count} {'datum' if count == 1 else 'data'}",
+            way_out=f"give at least {FEWEST} different ones, to learn from, to validate and to test",
+        )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from simulacra.layers.augmentation import translated
 from simulacra.layers.front_door import centred
+from simulacra.layers.layout import channels_last
 from simulacra.spaces import Images, Space, Table, Tokens
 
 DIMENSION = 64
@@ -104,7 +105,7 @@ class ConvolutionalBody(nn.Module):
         # SiLU, not ReLU: a feature that is always nought would make covariances singular.
         parts += [nn.BatchNorm1d(DIMENSION), nn.SiLU()]
         self.layers = nn.Sequential(*parts)
-        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features_of(centred(x, self.space.levels))
@@ -158,7 +159,7 @@ def train_classifier(net: Classifier, x: Tensor, labels: Tensor, seed: int) -> N
         logits = net.head(_shifted_features(net.body, x[which], stream))
         loss = functional.cross_entropy(logits, labels[which], label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         cycle.step()
     net.eval()

@@ -68,10 +68,10 @@ def linear_hits(train: Batch, test: Batch) -> int:
         optimiser.zero_grad()
         value = functional.cross_entropy(train.x @ weight + bias, labels)
         value = value + WEIGHT_DECAY * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     with torch.no_grad():
         return int(((test.x @ weight + bias).argmax(1) == test.condition).sum())
 

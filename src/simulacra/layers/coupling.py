@@ -10,11 +10,14 @@ of a network starts at zero, so that a new flow is the identity.
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from simulacra.layers.layout import channels_last
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -60,7 +63,7 @@ class ResidualNet(nn.Module):
         self.given = nn.Linear(extra, hidden, bias=False) if extra else None
         self.blocks = nn.ModuleList(ResidualBlock(hidden, dropout) for _ in range(blocks))
         self.last = zeroed(nn.Conv2d(hidden, 2 * channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self)
 
     def forward(self, x: Tensor, given: Tensor | None) -> Tensor:
         h = self.first(x.contiguous(memory_format=torch.channels_last))
@@ -98,7 +101,7 @@ class VectorNet(nn.Module):
         super().__init__()
         sizes = [size + extra, *[hidden] * layers]
         parts: list[nn.Module] = []
-        for inside, outside in zip(sizes, sizes[1:], strict=False):
+        for inside, outside in itertools.pairwise(sizes):
             parts += [nn.Linear(inside, outside), nn.SiLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*parts, zeroed(nn.Linear(sizes[-1], 2 * size)))
 

@@ -2,8 +2,8 @@
 
 An image is read in raster order: row by row, and in a row from left to right. A masked convolution at
 (i, j) sees the ``above`` rows before i, and in row i the ``reach`` positions before j; of position j
-itself it sees what its mask allows (van den Oord et al. 2016a, sec. 3.4). With channels R, G, B every layer's
-features are split into as many groups, feature f belonging to group f mod 3:
+itself it sees what its mask allows (van den Oord et al. 2016a, sec. 3.4). With channels R, G, B every
+layer's features are split into as many groups, feature f belonging to group f mod 3:
 
     mask A (first layer):  group g sees groups before g,
     mask B (all others):   group g sees groups before g and itself.

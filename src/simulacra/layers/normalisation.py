@@ -53,13 +53,14 @@ class BatchNorm(nn.Module):
     def _over_processes(self, x: Tensor) -> Tensor:
         dims = (0, 2, 3)
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = all_reduce(x.float().sum(dims)) / count  # type: ignore[no-untyped-call]
+        mean = all_reduce(x.float().sum(dims)) / count
         centred = x.float() - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dims)) / count  # type: ignore[no-untyped-call]
+        variance = all_reduce(centred.square().sum(dims)) / count
         if torch.is_grad_enabled():
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
                 self.variance.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
-        out = centred * scale[:, None, None] + self.bias[:, None, None]
-        return out.to(x.dtype)
+        out: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        out = out.to(x.dtype)
+        return out

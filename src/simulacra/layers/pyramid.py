@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.layout import channels_last
 from simulacra.spaces import Images
 
 
@@ -45,11 +48,11 @@ class PyramidEncoder(nn.Module):
         sizes = sides(space)
         widths = [channels * min(2**level, 4) for level in range(len(sizes))]
         parts: list[nn.Module] = [nn.Conv2d(space.channels + extra, widths[0], 3, padding=1)]
-        for width, following in zip(widths, widths[1:], strict=False):
+        for width, following in itertools.pairwise(widths):
             parts += [Residual(width), nn.Conv2d(width, following, 3, stride=2, padding=1)]
         self.body = nn.Sequential(*parts, Residual(widths[-1]), nn.SiLU())
         self.out = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Tensor, extra: Tensor | None) -> Tensor:
         if extra is not None:
@@ -72,10 +75,10 @@ class PyramidDecoder(nn.Module):
         self.bodies = nn.ModuleList(Residual(width) for width in widths)
         self.between = nn.ModuleList(
             nn.Conv2d(width, following, 3, padding=1)
-            for width, following in zip(widths, widths[1:], strict=False)
+            for width, following in itertools.pairwise(widths)
         )
         self.out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.start(z).reshape(len(z), self.first, *self.sizes[0])

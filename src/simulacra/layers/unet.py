@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.layout import channels_last
 from simulacra.layers.pyramid import sides
 from simulacra.spaces import Images
 
@@ -49,6 +50,7 @@ class Block(nn.Module):
         self.last = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ class UNet(nn.Module):
         self.blocks = blocks
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                channels_last(module)
 
     def forward(self, x: Tensor, log_snr: Tensor, classes: Tensor | None = None) -> Tensor:
         level = self.level(log_snr)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from simulacra import shelf
+from simulacra.evaluation.features import DESCRIPTION
 from simulacra.evaluation.reading import Reading
 from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes
 from simulacra.runs.curves import Curve, chart
-from simulacra.runs.judging import READINGS
+from simulacra.runs.judging import FEATURES, Judgement
 from simulacra.runs.ledger import read_ledger
 
 REPORT = "report.html"
@@ -57,7 +58,8 @@ rows.sort((a,b)=>{const x=key(a),y=key(b);return x<y?-1:x>y?1:0});body.append(..
 
 def write_report(out: Path, models: Sequence[str], facts: Mapping[str, Any]) -> Path:
     """Write the page of a comparison from its folders; ``facts`` are plan, data, machine, failures."""
-    readings = {name: read_readings(out / name) for name in models}
+    judgements = {name: Judgement.read(out / name) for name in models}
+    readings = {name: list(one.readings) for name, one in judgements.items()}
     cards = {name: shelf.read_card(out / name) for name in models}
     parts = [
         _head(facts),
@@ -65,7 +67,7 @@ def write_report(out: Path, models: Sequence[str], facts: Mapping[str, Any]) -> 
         _pictures(out, models, cards),
         _table(readings),
         _curves(out, models),
-        _made(facts, cards, out),
+        _made(facts, cards, judgements, out),
     ]
     body = "\n".join(parts)
     title = f"Simulacra: {facts['plan']['data']}"
@@ -77,11 +79,6 @@ def write_report(out: Path, models: Sequence[str], facts: Mapping[str, Any]) -> 
     )
     write_bytes(out / REPORT, page.encode())
     return out / REPORT
-
-
-def read_readings(folder: Path) -> list[Reading]:
-    """The readings that a judged run keeps."""
-    return [Reading.from_json(one) for one in read_json(folder / READINGS)["readings"]]
 
 
 def _text(value: object) -> str:
@@ -130,7 +127,7 @@ def _figure(path: Path, name: str, words: str) -> str:
 
 def _table(readings: Mapping[str, list[Reading]]) -> str:
     names = list(dict.fromkeys(one.name for several in readings.values() for one in several))
-    first = {one.name: one for several in reversed(readings.values()) for one in several}
+    first = {one.name: one for several in reversed(list(readings.values())) for one in several}
     heads = "".join(_column(first[name]) for name in names)
     rows = []
     for model, several in readings.items():
@@ -189,7 +186,12 @@ def _curve(name: str, lines: Iterable[Mapping[str, Any]], key: str) -> Curve | N
     return Curve(name, points) if len(points) > 1 else None
 
 
-def _made(facts: Mapping[str, Any], cards: Mapping[str, Any], out: Path) -> str:
+def _made(
+    facts: Mapping[str, Any],
+    cards: Mapping[str, Any],
+    judgements: Mapping[str, Judgement],
+    out: Path,
+) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
     items = [
         f"Command: <code>{_text(facts['command'])}</code>",
@@ -197,9 +199,17 @@ def _made(facts: Mapping[str, Any], cards: Mapping[str, Any], out: Path) -> str:
         f"<code>{_text(facts['data']['fingerprint'][:16])}</code>",
         f"Machine: {_text(machine)}",
     ]
-    ruler = out / "features" / "features.json"
+    ruler = out / FEATURES / DESCRIPTION
     if ruler.is_file():
-        items.append(f"Feature net of the ruler: {_text(read_json(ruler))}")
+        net = read_json(ruler)
+        seen = (
+            f"{net['dimension']} features of kind '{net['kind']}', trained on {net['trained_on']}"
+        )
+        sure = (
+            "" if net["accuracy"] is None else f", accuracy {net['accuracy']:.1%} on held-out data"
+        )
+        weights = f"weights <code>{_text(net['sha256'][:16])}</code>"
+        items.append(f"The ruler's eyes: {_text(seen + sure)}, {weights}")
     for name, card in cards.items():
         numbers = card["numbers"]
         items.append(
@@ -207,6 +217,8 @@ def _made(facts: Mapping[str, Any], cards: Mapping[str, Any], out: Path) -> str:
             f"{numbers['training_seconds']:.0f} s, {numbers['precision']}; settings "
             f"{_text(card['config'])}"
         )
+        told = ", ".join(f"{key} {value:.4g}" for key, value in judgements[name].diagnoses.items())
+        items += [f"{_text(name)}: {_text(told)}"] if told else []
         items += [f"{_text(name)}, warning: {_text(one)}" for one in numbers["warnings"]]
     items += [f"{_text(name)}: {_text(why)}" for name, why in facts["failures"].items()]
     listed = "".join(f"<li>{item}</li>" for item in items)

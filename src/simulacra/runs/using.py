@@ -50,7 +50,7 @@ def scores(model: Any, batch: Batch) -> Iterator[str]:
     """CSV lines, with a header that gives units and kinds."""
     columns: dict[str, Tensor] = {}
     if isinstance(model, Density):
-        log_prob = in_chunks(model.log_prob, model, batch)  # type: ignore[arg-type]
+        log_prob = in_chunks(model.log_prob, model, batch)
         columns[f"log_prob (nats; {model.kind.value})"] = log_prob
         space = model.space  # type: ignore[attr-defined]
         columns[f"bits_per_dimension ({model.kind.value})"] = bits_per_dimension(log_prob, space)

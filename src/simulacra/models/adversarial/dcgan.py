@@ -6,9 +6,10 @@ normalisation and ReLU, the critic strided convolutions with leaky ReLU (Radford
 likelihood: the class line names no ``Density``, and nothing pretends that it has one.
 
 Papers: Goodfellow et al. 2014; Radford, Metz & Chintala 2016. Changed, for training that does not
-collapse: no batch normalisation in the critic, but the gradient penalty R1 (Mescheder et al. 2018, eq. 9),
-lazily (Karras et al. 2020); averaged weights for sampling; what the critic sees is shifted at random when
-data are few (Zhao et al. 2020). Classes enter beside z, and the critic by projection (Miyato & Koyama 2018).
+collapse: no batch normalisation in the critic, but the gradient penalty R1 (Mescheder et al. 2018,
+eq. 9), lazily (Karras et al. 2020); averaged weights for sampling; what the critic sees is shifted at
+random when data are few (Zhao et al. 2020). Classes enter beside z, and the critic by projection
+(Miyato & Koyama 2018).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from simulacra.contract import Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
 from simulacra.layers.augmentation import translated
 from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of, one_hot_labels
+from simulacra.layers.layout import channels_last
 from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.pyramid import sides
 from simulacra.optimisation import Optimiser
@@ -98,7 +100,7 @@ class Critic(nn.Module):
                 x = functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
             x = part(x)
         features = self.read(x)
-        logit = self.out(features).squeeze(1)
+        logit: Tensor = self.out(features).squeeze(1)
         if self.project is not None and classes is not None:
             logit = logit + (self.project(classes) * features).sum(1) / features.shape[1] ** 0.5
         return logit
@@ -122,7 +124,7 @@ class DCGAN(nn.Module, Sampler):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                channels_last(module)
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:

@@ -30,6 +30,7 @@ from torch.nn import functional
 from simulacra.contract import Completer, Density, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.layout import channels_last
 from simulacra.layers.masked import Cursor, MaskedConv2d, RowCursor
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import categorical_draw, categorical_log_prob
@@ -301,7 +302,7 @@ class PixelCNN(nn.Module, Sampler, Density, Completer):
         self.before_last = MaskedConv2d(features, head, groups=groups)
         self.last = MaskedConv2d(head, groups * space.levels, groups=groups)
         self.dropout = nn.Dropout(config.dropout)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
@@ -378,7 +379,8 @@ class PixelCNN(nn.Module, Sampler, Density, Completer):
         """Of every level at every pixel, shape (batch, levels, channels, height, width)."""
         features = self.network(self._entering(x), self._classes(condition, len(x)))
         told = self._head(features, self.before_last, self.last)
-        return told.unflatten(1, (self.space.levels, self.space.channels))
+        logits: Tensor = told.unflatten(1, (self.space.levels, self.space.channels))
+        return logits
 
     def _head(self, features: Tensor, before_last: Layer, last: Layer) -> Tensor:
         inner = before_last(functional.relu(features))

@@ -13,12 +13,13 @@ steps, from deterministic (eta = 0) to ancestral (eta = 1) (Song et al. 2021, eq
 
 Papers: Ho, Jain & Abbeel 2020; Nichol & Dhariwal 2021 (cosine); Song, Meng & Ermon 2021 (DDIM); Salimans
 & Ho 2022 (v). Changed: log-SNR instead of t as the network's input, a U-Net sized by the space,
-stratified t within a batch, and where the noise is far smaller than the step between two levels, x_0 is the
-level that x_t shows.
+stratified t within a batch, and where the noise is far smaller than the step between two levels, x_0
+is the level that x_t shows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -204,7 +205,7 @@ class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
     ) -> Tensor:
         """From x_T down the path to x_0; ``given`` are known values and where they are known."""
         eta = self.config.eta if eta is None else eta
-        for now, following in zip(path, path[1:], strict=False):
+        for now, following in itertools.pairwise(path):
             t = torch.full((len(x),), now, device=x.device)
             s = torch.full((len(x),), following, device=x.device)
             step = self.diffusion.between(x, self._origin(x, t, classes), t, s, eta)

@@ -103,6 +103,7 @@ class Scale(nn.Module):
     def inverse(self, stays: Tensor, leaves: Tensor, given: Tensor | None) -> Tensor:
         x = torch.cat([stays, leaves], dim=1)[:, self.order]
         for coupling in reversed(self.couplings):
+            assert isinstance(coupling, AffineCoupling)
             x = coupling.inverse(x, given)
         return unsqueeze(x) if self.squeezed else x
 
@@ -123,8 +124,10 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         self.config = config or Config()
         _require_real(space)
         extra = condition.count if condition else 0
-        build = _image_scales if isinstance(space, Images) else _vector_scale
-        self.scales = nn.ModuleList(build(space, self.config, extra))
+        if isinstance(space, Images):
+            self.scales = nn.ModuleList(_image_scales(space, self.config, extra))
+        else:
+            self.scales = nn.ModuleList(_vector_scale(space, self.config, extra))
         self.register_buffer("shift", torch.zeros(space.shape))
         self.register_buffer("scale", torch.ones(space.shape))
 
@@ -135,7 +138,9 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @classmethod
     def toy(cls) -> RealNVP:
-        return cls(Images(1, 2, 4, levels=2), Config(couplings=4, hidden=8, blocks=1, batch_size=16))
+        return cls(
+            Images(1, 2, 4, levels=2), Config(couplings=4, hidden=8, blocks=1, batch_size=16)
+        )
 
     @property
     def kind(self) -> Kind:
@@ -220,8 +225,8 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         scales: list[Scale] = list(self.scales)  # type: ignore[arg-type]
         cells = [math.prod(scale.grid) for scale in scales]
         leaving = [len(scale.leave) * count for scale, count in zip(scales, cells, strict=True)]
-        *codes, x = code.split([*leaving, len(scales[-1].keep) * cells[-1]], dim=1)
-        x = x.reshape(len(x), -1, *scales[-1].grid)
+        *codes, last = code.split([*leaving, len(scales[-1].keep) * cells[-1]], dim=1)
+        x: Tensor = last.reshape(len(last), -1, *scales[-1].grid)
         for scale, leaves in zip(reversed(scales), reversed(codes), strict=True):
             shape = (len(x), len(scale.leave), *scale.grid)
             x = scale.inverse(x, leaves.reshape(shape), given)
@@ -280,7 +285,10 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         )
         player = Player("flow", list(self.parameters()), optimiser, clip=1.0)
         first = Rewrite("standardise", self.standardise, batches=32)
-        stages = [Stage([first], rounds=1), Stage([Descent((player,), self.negative_log_likelihood)])]
+        stages = [
+            Stage([first], rounds=1),
+            Stage([Descent((player,), self.negative_log_likelihood)]),
+        ]
         wide = isinstance(self.space, Images) and config.hidden >= 32
         return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)
 
@@ -327,7 +335,7 @@ def _masks(channels: int, height: int, width: int, *, squeezed: bool) -> list[Te
         channels *= 4
     else:
         chosen = [board_mask(height, width).repeat(channels, 1, 1)]
-    if channels > 4 or not squeezed and channels > 1:
+    if channels > 4 or (not squeezed and channels > 1):
         chosen.append(half_mask(channels)[:, None, None])
     else:
         chosen += [corner_mask(channels // 4, COLUMNS)] if squeezed else []
@@ -335,9 +343,7 @@ def _masks(channels: int, height: int, width: int, *, squeezed: bool) -> list[Te
 
 
 def _convolutional(channels: int, config: Config, extra: int) -> ResidualNet:
-    return ResidualNet(
-        channels, config.hidden, config.blocks, extra=extra, dropout=config.dropout
-    )
+    return ResidualNet(channels, config.hidden, config.blocks, extra=extra, dropout=config.dropout)
 
 
 def _vector_scale(space: Space, config: Config, extra: int) -> list[Scale]:

@@ -265,12 +265,13 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     ) -> Mapping[str, float]:
         """Shift and scale of the real columns, from all the data."""
         assert isinstance(self.head, ColumnHead)
-        total, square, rows = 0.0, 0.0, 0
+        total, square = torch.zeros(()), torch.zeros(())
+        rows = 0
         for batch in batches:
             x = batch.x.double()
             total, square, rows = total + x.sum(0), square + x.square().sum(0), rows + len(x)
-        mean = torch.as_tensor(total) / rows
-        deviation = (torch.as_tensor(square) / rows - mean.square()).clamp(min=1e-12).sqrt()
+        mean = total / rows
+        deviation = (square / rows - mean.square()).clamp(min=1e-12).sqrt()
         self.head.shift.copy_(torch.where(self.head.real, mean, 0.0))
         self.head.scale.copy_(torch.where(self.head.real, deviation, 1.0))
         return {"finished": 1.0}

@@ -1,0 +1,216 @@
+"""Tables: CSV (also packed) and Parquet.
+
+A column whose cells are all numbers is real; any other is a category, one code a text. Rows with a
+missing number or another count of cells are named by row and column, and left out with --skip-bad.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulacra.data.raw import Raw, Survey, kept, room
+from simulacra.refusals import Refusal, shown
+from simulacra.spaces import Column, Table
+
+CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+ENDINGS = (*CSV_ENDINGS, ".parquet")
+MISSING = ("", "na", "n/a", "nan", "null", "none")
+MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
+
+Cells = Sequence[Any]
+Read = Callable[[], Iterator[tuple[int, Cells]]]
+"""Rows with their number in the file, from its start at each call."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether ``path`` is a table by its ending."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def read_table(path: Path, *, skip_bad: int = 0) -> Raw:
+    """The rows of a table."""
+    names, read = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    return _read(path, names, read, skip_bad)
+
+
+def _read(path: Path, names: tuple[str, ...], read: Read, skip_bad: int) -> Raw:
+    survey = Survey("table")
+    width = len(names)
+    texts = [set[str]() for _ in names]
+    numeric, found = [True] * width, [False] * width
+    count = 0
+    for _, cells in read():
+        if len(cells) != width:
+            continue
+        count += 1
+        for index, cell in enumerate(cells):
+            if numeric[index] and not _missing(cell):
+                found[index] = True
+                numeric[index] = _number(cell) is not None
+            if len(texts[index]) <= MOST_CATEGORIES:
+                texts[index].add(str(cell).strip())
+    columns = [_column(path, *told) for told in zip(names, numeric, found, texts, strict=True)]
+    codes = [{text: code for code, text in enumerate(column.categories)} for column in columns]
+    rows = room(count, (width,), np.dtype(np.float32))
+    filled = 0
+    for number, cells in read():
+        problem = _fill(rows, filled, cells, columns, codes)
+        if problem is None:
+            filled += 1
+        else:
+            survey.bad.append((f"row {number}", problem))
+    survey.require_few_bad(path, skip_bad, one="row")
+    if not filled:
+        raise Refusal("DATA-030", f"{shown(path)} holds no rows", way_out="give a table with data")
+    for column in columns:
+        kind = "real" if column.kind == "real" else f"{len(column.categories)} categories"
+        survey.modes[kind] += 1
+    survey.sizes[f"{width} columns"] += filled
+    return Raw(kept(rows[:filled]), Table(tuple(columns)), survey)
+
+
+def _column(path: Path, name: str, numeric: bool, found: bool, texts: set[str]) -> Column:
+    if numeric and found:
+        return Column(name)
+    if len(texts) > MOST_CATEGORIES:
+        raise Refusal(
+            "DATA-031",
+            f"the column {shown(name)} of {shown(path)} has more than {MOST_CATEGORIES} different texts",
+            way_out="leave it out, or group its values",
+        )
+    return Column(name, "category", tuple(sorted(texts)))
+
+
+def _fill(
+    rows: np.ndarray,
+    at: int,
+    cells: Cells,
+    columns: Sequence[Column],
+    codes: Sequence[dict[str, int]],
+) -> str | None:
+    """Write one row; returns what is wrong with it, or None."""
+    if len(cells) != len(columns):
+        return f"has {len(cells)} cells and not {len(columns)}"
+    for index, (cell, column, code) in enumerate(zip(cells, columns, codes, strict=True)):
+        if column.kind == "category":
+            rows[at, index] = code[str(cell).strip()]
+            continue
+        value = None if _missing(cell) else _number(cell)
+        if value is None or not math.isfinite(value) or abs(value) > 3e38:
+            what = "no number" if value is None else "a number that is not finite"
+            return f"has {what} in the column {shown(column.name)}"
+        rows[at, index] = value
+    return None
+
+
+def _missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING)
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
+
+
+def _named(found: Sequence[str]) -> tuple[str, ...]:
+    """Column names, each once."""
+    names: list[str] = []
+    for index, name in enumerate(found):
+        name = name.strip() or f"column {index}"
+        while name in names:
+            name += "'"
+        names.append(name)
+    return tuple(names)
+
+
+def _csv(path: Path) -> tuple[tuple[str, ...], Read]:
+    def text() -> Any:
+        if path.suffix.lower() == ".gz":
+            return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        return open(path, encoding="utf-8-sig", newline="")
+
+    def lines(delimiter: str) -> Iterator[tuple[int, list[str]]]:
+        before = csv.field_size_limit(MOST_CELL)
+        try:
+            with text() as file:
+                reader = csv.reader(file, delimiter=delimiter)
+                for cells in reader:
+                    if cells and any(cell.strip() for cell in cells):
+                        yield reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            reason = f"{shown(path)} cannot be read as a table ({error})"
+            raise Refusal("DATA-032", reason, way_out="save it as CSV in UTF-8") from error
+        finally:
+            csv.field_size_limit(before)
+
+    first, second = _first_two(lines(","))
+    if first is None:
+        raise Refusal("DATA-030", f"{shown(path)} holds no rows", way_out="give a table with data")
+    line = ",".join(first)
+    delimiter = max(",;\t|", key=lambda one: (line.count(one), one == ","))
+    first, second = _first_two(lines(delimiter))
+    assert first is not None
+    if len(first) > MOST_COLUMNS:
+        reason = f"{shown(path)} has {len(first)} columns"
+        raise Refusal("DATA-033", reason, way_out=f"give at most {MOST_COLUMNS}")
+    headed = _is_header(first, second)
+    names = _named(first if headed else [f"column {index}" for index in range(len(first))])
+
+    def read() -> Iterator[tuple[int, Cells]]:
+        every = lines(delimiter)
+        if headed:
+            next(every, None)
+        yield from every
+
+    return names, read
+
+
+def _first_two(
+    lines: Iterator[tuple[int, list[str]]],
+) -> tuple[list[str] | None, list[str] | None]:
+    first, second = next(lines, None), next(lines, None)
+    return (None if first is None else first[1]), (None if second is None else second[1])
+
+
+def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
+    """A first row without a number above a row that has one; of texts only, one of distinct names."""
+    if any(_number(cell) is not None for cell in first):
+        return False
+    if second is None or any(_number(cell) is not None for cell in second):
+        return True
+    return len(set(first)) == len(first) and all(cell.strip() for cell in first)
+
+
+def _parquet(path: Path) -> tuple[tuple[str, ...], Read]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow import parquet as arrow
+    except ImportError as error:
+        reason = f"{shown(path)} is Parquet, and pyarrow is not installed"
+        way_out = "install simulacra[parquet], or save the table as CSV"
+        raise Refusal("DEP-010", reason, way_out=way_out) from error
+    try:
+        names = _named(arrow.read_schema(path).names)
+    except (ArrowException, OSError) as error:
+        reason = f"{shown(path)} cannot be read as Parquet ({error})"
+        raise Refusal("DATA-034", reason, way_out="write it again") from error
+
+    def read() -> Iterator[tuple[int, Cells]]:
+        number = 0
+        with arrow.ParquetFile(path) as file:
+            for batch in file.iter_batches(4096):
+                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    yield number, cells
+
+    return names, read

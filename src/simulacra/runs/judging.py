@@ -1,0 +1,165 @@
+"""Judging: a trained run before the ruler, and what is kept of it.
+
+The ruler's eyes (a feature net, and where there are labels a second classifier as judge of classes)
+are learned once from the data and kept beside the runs that they look at, so that all of a
+comparison's models are seen with the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simulacra import shelf
+from simulacra.contract import Diagnosable
+from simulacra.data.dataset import Dataset, Part
+from simulacra.evaluation.features import DESCRIPTION, FeatureNet
+from simulacra.evaluation.reading import Reading
+from simulacra.evaluation.ruler import evaluating, learn_features, learn_judge, measure
+from simulacra.files import read_json, write_json
+from simulacra.games import Batch
+from simulacra.refusals import Refusal
+from simulacra.runs.budget import Budget
+from simulacra.runs.machine import choose_device
+from simulacra.runs.recipe import Recipe
+from simulacra.runs.show import QUIET, Show
+
+READINGS = "readings.json"
+FEATURES, JUDGE = "features", "judge"
+
+MOST_LEARNED, MOST_HELD_OUT, DIAGNOSED = 20_000, 10_000, 1_000
+"""Data that the ruler's nets learn from, data that models are judged on, data for diagnoses."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a run came to: readings, and the numbers that only its own family has."""
+
+    readings: tuple[Reading, ...]
+    diagnoses: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that ``from_json`` turns back."""
+        return {
+            "readings": [reading.to_json() for reading in self.readings],
+            "diagnoses": dict(self.diagnoses),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Judgement:
+        """The judgement that ``to_json`` described."""
+        readings = tuple(Reading.from_json(one) for one in values.get("readings", ()))
+        return cls(readings, dict(values.get("diagnoses", {})))
+
+    @classmethod
+    def read(cls, folder: Path) -> Judgement:
+        """The judgement that is kept in a run's folder."""
+        return cls.from_json(read_json(folder / READINGS))
+
+
+@dataclass(frozen=True)
+class _Splits:
+    train: Batch
+    valid: Batch
+    test: Batch
+
+    @classmethod
+    def of(cls, data: Dataset) -> _Splits:
+        return cls(
+            _some(data.train, MOST_LEARNED),
+            _some(data.valid, MOST_HELD_OUT),
+            _some(data.test, MOST_HELD_OUT),
+        )
+
+
+def _some(part: Part, most: int) -> Batch:
+    """At most so many elements, evenly from all over the part, whose order may mean something."""
+    if len(part) <= most:
+        return part.all()
+    which = torch.arange(most) * len(part) // most
+    return Batch(part.take(which, 0), part.label(which))
+
+
+def ruler_features(
+    data: Dataset, out: Path, seed: int, show: Show = QUIET
+) -> tuple[FeatureNet, FeatureNet | None]:
+    """The ruler's feature net and judge of classes, learned once and kept in ``out``."""
+    splits = _Splits.of(data)
+    if not (out / FEATURES / DESCRIPTION).is_file():
+        show.line(f"the ruler learns its features from {len(splits.train):,} training data")
+        learn_features(
+            data.space, train=splits.train, labels=data.labels, held_out=splits.test, seed=seed
+        ).save(out / FEATURES)
+    if data.labels is not None and not (out / JUDGE / DESCRIPTION).is_file():
+        net = learn_judge(
+            data.space, valid=splits.valid, test=splits.test, labels=data.labels, seed=seed
+        )
+        if net is not None:
+            net.save(out / JUDGE)
+    judged = (out / JUDGE / DESCRIPTION).is_file()
+    return FeatureNet.load(out / FEATURES), FeatureNet.load(out / JUDGE) if judged else None
+
+
+def judge(
+    folder: Path,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    budget: str = "60s",
+    settings: Mapping[str, Any] = {},
+    data: Dataset | None = None,
+    ruler: Path | None = None,
+    device: str = "auto",
+    show: Show = QUIET,
+) -> Judgement:
+    """Measure the run in ``folder`` on its held-out data, and keep what was read there.
+
+    ``budget`` is the time that sampling and scoring may take together, about; a model too slow for it
+    is measured on fewer data. ``settings`` go over the run's own for this once (more importance
+    samples, fewer steps). ``ruler``: the folder with the ruler's nets, of a comparison; else the
+    run's own.
+    """
+    limit = Budget.parse(budget)
+    if limit.unit != "seconds":
+        reason = f"judging got a budget of {budget}"
+        raise Refusal("CFG-045", reason, way_out="give it in seconds, minutes or hours")
+    card = shelf.read_card(folder)
+    data = data or Recipe.from_json(card["recipe"]).open_data()
+    model = shelf.from_pretrained(folder, settings=settings).to(choose_device(device))
+    data.space.require(data.test.first(1).x, who="the ruler")
+    features, judging_net = ruler_features(data, ruler or folder, seed, show)
+    splits = _Splits.of(data)
+    readings = measure(
+        model,
+        space=data.space,
+        train=splits.train,
+        valid=splits.valid,
+        test=splits.test,
+        features=features,
+        labels=data.labels,
+        judge=judging_net,
+        num_samples=num_samples,
+        seed=seed,
+        budget_seconds=limit.amount,
+        training_cost=card.get("numbers", {}),
+        say=show.line,
+    )
+    judgement = Judgement(tuple(readings), _diagnosed(model, splits.test))
+    write_json(folder / READINGS, judgement.to_json())
+    return judgement
+
+
+def _diagnosed(model: Any, test: Batch) -> dict[str, float]:
+    if not isinstance(model, Diagnosable):
+        return {}
+    conditional = model.condition_space is not None  # type: ignore[attr-defined]
+    given = test.condition if conditional else None
+    with evaluating(model), torch.no_grad():
+        told = model.diagnose(
+            test.x[:DIAGNOSED], condition=None if given is None else given[:DIAGNOSED]
+        )
+    return {name: float(value) for name, value in told.items()}
