@@ -102,7 +102,7 @@ def test_a_card_names_only_what_is_on_the_shelf(folder, entry, value):
 
 def test_other_weights_are_refused(folder):
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-5])
+    path.write_bytes(shelf.packed_weights(torch.nn.Linear(2, 3)))
     with pytest.raises(Refusal) as refusal:
         shelf.from_pretrained(folder)
     assert refusal.value.code == "CKPT-003"
@@ -110,3 +110,18 @@ def test_other_weights_are_refused(folder):
     with pytest.raises(Refusal) as refusal:
         shelf.from_pretrained(folder)
     assert refusal.value.code == "CKPT-001"
+
+
+def test_every_changed_bit_of_the_weights_is_found(folder):
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    for position in range(0, len(content), max(1, len(content) // 500)):
+        for bit in (1, 0x80):
+            changed = bytearray(content)
+            changed[position] ^= bit
+            path.write_bytes(changed)
+            with pytest.raises(Refusal, match=r"changed after|does not hold"):
+                shelf.from_pretrained(folder)
+    path.write_bytes(content[:-5])
+    with pytest.raises(Refusal, match="changed after"):
+        shelf.from_pretrained(folder)

@@ -204,6 +204,12 @@ class Play:
     def _next_stage(self) -> None:
         self.clock = replace(self.clock, stage=self.clock.stage + 1, stage_rounds=0, progress=0.0)
 
+    def reopen(self) -> None:
+        """After the end, stand in the last stage that a budget limits: the budget has grown."""
+        limited = [i for i, stage in enumerate(self.game.stages) if stage.rounds is None]
+        if self.clock.stage == len(self.game.stages) and limited:
+            self.clock = replace(self.clock, stage=limited[-1])
+
     def _span(self, stage: int) -> tuple[float, float]:
         """The part of the budget that a stage plays in; stages of fixed length take none."""
         shares = [0.0 if s.rounds is not None else s.share for s in self.game.stages]
@@ -352,17 +358,24 @@ class Play:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(under("model/"))
-        self.shadow = {name: value.clone() for name, value in under("average/").items()}
+        average = under("average/")
+        self.shadow = {name: _laid_out(average[name], self._floating[name]) for name in average}
         for name, optimiser in self.optimisers.items():
             entries: dict[int, dict[str, Tensor]] = {}
             for path, value in under(f"optimiser/{name}/").items():
                 index, key = path.split("/")
-                entries.setdefault(int(index), {})[key] = value.clone()
+                parameter = self.players[name].parameters[int(index)]
+                entries.setdefault(int(index), {})[key] = _laid_out(value, parameter)
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": entries, "param_groups": groups})
         self.clock = Clock(**plain["clock"])
         self.seed = int(plain["seed"])
         self.skips = int(plain["skips"])
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A copy in the memory layout of ``like``: another layout adds up in another order."""
+    return torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
 
 
 def world_and_rank() -> tuple[int, int]:

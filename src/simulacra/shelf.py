@@ -8,6 +8,7 @@ names a particular one.
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -18,17 +19,18 @@ from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import simulacra.models
 from simulacra.contract import capabilities
-from simulacra.files import read_json, write_bytes, write_json
+from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Game
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Labels, Space, space_from_json
 
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
+CHECKSUM = "sha256 of the tensors"
 
 
 class Model(Protocol):
@@ -204,13 +206,35 @@ def describe(model: Any) -> dict[str, Any]:
 def save_pretrained(model: Any, folder: Path | str, *, card: Mapping[str, Any] = {}) -> Path:
     """Keep ``model`` in ``folder`` as card.json and model.safetensors; ``card`` adds to the card."""
     folder = Path(folder)
-    write_bytes(folder / WEIGHTS, safetensors.torch.save(_contiguous(model.state_dict())))
+    write_bytes(folder / WEIGHTS, packed_weights(model))
     write_json(folder / CARD, {**card, **describe(model)})
     return folder
 
 
-def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+def packed_weights(model: nn.Module) -> bytes:
+    """A model's weights as a safetensors file that carries the SHA-256 of its own tensors."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    checksum = sha256(_tensors_of(safetensors.torch.save(state)))
+    packed: bytes = safetensors.torch.save(state, metadata={CHECKSUM: checksum})
+    return packed
+
+
+def _tensors_of(content: bytes) -> bytes:
+    """What follows a safetensors file's header, whose length stands in its first eight bytes."""
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+def _require_checksum(content: bytes, path: Path) -> None:
+    """Refuse a weights file whose tensors are not those that were written."""
+    header = content[8 : len(content) - len(_tensors_of(content))]
+    try:
+        expected = json.loads(header)["__metadata__"][CHECKSUM]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        expected = ""
+    if sha256(_tensors_of(content)) != expected:
+        reason = f"{shown(path)} was changed after it was written"
+        way_out = "use an undamaged copy of the folder, or go on with `simulacra train --resume`"
+        raise Refusal("CKPT-004", reason, way_out=way_out)
 
 
 def from_pretrained(folder: Path | str, *, settings: Mapping[str, Any] = {}) -> Any:
@@ -256,8 +280,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         reason = f"{shown(path)} is not there"
         raise Refusal("CKPT-001", reason, way_out="go on training with `simulacra train --resume`")
+    content = path.read_bytes()
+    _require_checksum(content, path)
     try:
-        state = safetensors.torch.load(path.read_bytes())
+        state = safetensors.torch.load(content)
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
         first = str(error).strip().splitlines()[-1].strip()

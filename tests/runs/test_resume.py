@@ -8,9 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulacra import shelf
+from simulacra.refusals import Refusal
+from simulacra.runs.conductor import resume, train
+from simulacra.runs.recipe import Recipe
 from simulacra.runs.selfcheck import resume_is_exact
 
 
@@ -50,3 +54,21 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path, asked):
         assert code == (75 if asked == signal.SIGTERM else -signal.SIGKILL)
         subprocess.run(simulacra("train", "--resume", str(cut)), check=True)
     assert digest(cut) == digest(whole)
+
+
+def test_a_finished_run_goes_on_when_its_budget_grows(tmp_path):
+    run = tmp_path / "run"
+    train(Recipe("vae", budget="5steps"), run)
+    with pytest.raises(Refusal, match="has finished its budget"):
+        resume(run)
+    numbers = resume(run, budget="9steps")
+    assert numbers["rounds"] == 9
+
+
+def test_other_data_than_the_runs_own_are_refused(tmp_path):
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(50, 3)))
+    train(Recipe("vae", data=str(data), budget="5steps"), tmp_path / "run")
+    np.save(data, np.random.default_rng(1).normal(size=(50, 3)))
+    with pytest.raises(Refusal, match="are not those that"):
+        resume(tmp_path / "run", budget="9steps")

@@ -25,6 +25,8 @@ def models() -> None:
     from simulacra.contract import Density
 
     table = Table("family", "model", "p(x)", "models", "can", "what it is", box=None)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for entry in shelf.entries():
         toy = entry.cls.toy()
         kind = toy.kind.value if isinstance(toy, Density) else "implicit"
@@ -32,7 +34,10 @@ def models() -> None:
         able = " ".join(name.lower() for name in entry.capabilities)
         labels = " | given labels" if entry.cls.conditions else ""
         table.add_row(entry.family, entry.name, kind, spaces + labels, able, entry.summary)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
 
 
 def check(

@@ -83,7 +83,11 @@ def _images(array: np.ndarray, levels: int, what: object) -> tuple[Space, np.nda
         return Vectors(array.shape[1]), array.astype(np.float32)
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS:
+    elif (
+        array.ndim == 4
+        and array.shape[3] in CHANNELS
+        and (array.shape[1] not in CHANNELS or array.shape[3] <= array.shape[1])
+    ):
         array = array.transpose(0, 3, 1, 2)
     elif array.ndim != 4 or array.shape[1] not in CHANNELS:
         reason = f"{shown(what)} holds integers of shape {array.shape}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from simulacra.evaluation.features import FeatureNet
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
-from simulacra.spaces import Labels, Space
+from simulacra.spaces import Images, Labels, Space
 
 DRAWN_AT_ONCE = 100
 SCORED_FIRST, SCORED_AT_ONCE = 20, 200
@@ -80,6 +80,23 @@ class Case:
     def fake(self) -> Tensor:
         """Features of the samples, as many as the floor has data at most."""
         return self.features.features(self.drawn.x[: len(self.other_real)]).double()
+
+    @cached_property
+    def gaussian(self) -> Tensor | None:
+        """Features of draws from a Gaussian with the training images' mean and full covariance.
+
+        As many as ``fake``; None of data that are no images.
+        """
+        if not isinstance(self.space, Images):
+            return None
+        rows = self.train.x.flatten(1).double().cpu()
+        mean, centred = rows.mean(0), rows - rows.mean(0)
+        values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(rows) - 1))
+        stream = torch.Generator().manual_seed(mixed(self.seed, 86))
+        draws = torch.randn((len(self.fake), len(mean)), generator=stream, dtype=torch.float64)
+        pixels = mean + draws * values.clamp(min=0).sqrt() @ vectors.T
+        x = pixels.round().clamp(0, self.space.levels - 1).reshape(-1, *self.space.shape)
+        return self.features.features(x.to(self.space.dtype)).double()
 
     @property
     def _valid_is_enough(self) -> bool:

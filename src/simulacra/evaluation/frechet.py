@@ -115,7 +115,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def read(case: Case) -> list[Reading]:
-    """FD of the samples, its interval and its floor."""
+    """FD of the samples, its interval, its floor, and what one Gaussian over pixels comes to."""
     value = frechet_distance(case.fake, case.real)
     low, high = around(value, variance(case.fake, case.real))
     return [
@@ -129,7 +129,11 @@ def read(case: Case) -> list[Reading]:
             count=case.counts,
             split="test",
             seed=case.seed,
-            how=f"between Gaussians {case.eyes}; biased upward by finite counts as the floor is",
+            how=(
+                f"between Gaussians {case.eyes}; biased upward by finite counts as the floor is; without "
+                "a model: draws from a Gaussian of the training images' mean and full covariance"
+            ),
             floor=frechet_distance(case.other_real, case.real),
+            control=None if case.gaussian is None else frechet_distance(case.gaussian, case.real),
         )
     ]

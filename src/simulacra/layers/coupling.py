@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -84,7 +85,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.one = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.two = zeroed(nn.Conv2d(hidden, hidden, 3, padding=1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
         inner = functional.silu(self.one(functional.silu(h)))
@@ -102,7 +103,7 @@ class VectorNet(nn.Module):
         sizes = [size + extra, *[hidden] * layers]
         parts: list[nn.Module] = []
         for inside, outside in itertools.pairwise(sizes):
-            parts += [nn.Linear(inside, outside), nn.SiLU(), nn.Dropout(dropout)]
+            parts += [nn.Linear(inside, outside), nn.SiLU(), Dropout(dropout)]
         self.layers = nn.Sequential(*parts, zeroed(nn.Linear(sizes[-1], 2 * size)))
 
     def forward(self, x: Tensor, given: Tensor | None) -> Tensor:

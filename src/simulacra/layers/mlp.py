@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from simulacra.layers.dropout import Dropout
+
 
 def multilayer_perceptron(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of the given sizes with SiLU between them; the last one is plain."""
@@ -16,5 +18,5 @@ def multilayer_perceptron(sizes: Sequence[int], *, dropout: float = 0.0) -> nn.S
         if index < len(sizes) - 2:
             parts.append(nn.SiLU())
             if dropout:
-                parts.append(nn.Dropout(dropout))
+                parts.append(Dropout(dropout))
     return nn.Sequential(*parts)

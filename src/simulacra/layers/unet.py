@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
 from simulacra.layers.pyramid import sides
 from simulacra.spaces import Images
@@ -46,7 +47,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.shift = nn.Linear(width, outputs)
         self.after = nn.GroupNorm(_groups(outputs), outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.last = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.last.weight)

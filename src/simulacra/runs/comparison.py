@@ -20,7 +20,7 @@ import torch
 from simulacra import shelf
 from simulacra.contract import Sampler
 from simulacra.data.dataset import Dataset
-from simulacra.data.open import open_data
+from simulacra.data.open import open_data, require_enough
 from simulacra.files import read_json, write_bytes, write_json
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint
@@ -86,6 +86,7 @@ def compare(
     draft = Plan(models=(), **choices)
     Budget.parse(draft.budget)
     data = open_data(draft.data, view=draft.view, size=draft.size, skip_bad=draft.skip_bad)
+    require_enough(data)
     plan = Plan(models=chosen_models(names, data), **choices)
     _claim(out, plan)
     ruler_features(data, out, plan.seed, show)

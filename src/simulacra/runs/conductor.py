@@ -21,6 +21,7 @@ from torch import Tensor
 from simulacra import shelf
 from simulacra.contract import Density, Sampler
 from simulacra.data.dataset import Dataset, Stream
+from simulacra.data.open import require_enough
 from simulacra.files import write_bytes
 from simulacra.games import Clock, Game, Play, Report, world_and_rank
 from simulacra.probability.units import bits_per_dimension
@@ -327,15 +328,22 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    longer: bool = False,
     device: str = "auto",
     save_every: float = 60.0,
     show: Show = QUIET,
     data: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Carry a recipe out in ``folder``; ``resume`` goes on from its newest good checkpoint."""
+    """Carry a recipe out in ``folder``; ``resume`` goes on from its newest good checkpoint.
+
+    ``longer``: the budget is not the one that the run was begun with, so what had ended may go on.
+    """
     _require_usable(folder, resume)
     with processes():
         data = data or recipe.open_data()
+        require_enough(data)
+        if resume:
+            _require_same_data(folder, data)
         condition = data.labels if recipe.conditional else None
         if recipe.conditional and condition is None:
             reason = f"the data {shown(recipe.data)} have no labels to condition on"
@@ -351,6 +359,8 @@ def train(
         run = Run(model, data, recipe, folder, device=device, save_every=save_every, show=show)
         if resume:
             run.restore()
+            if longer:
+                run.play.reopen()
         return run.go()
 
 
@@ -366,6 +376,16 @@ def _require_usable(folder: Path, resume: bool) -> None:
         )
 
 
+def _require_same_data(folder: Path, data: Dataset) -> None:
+    before = shelf.read_card(folder).get("data", {}).get("fingerprint")
+    if before != data.fingerprint:
+        raise Refusal(
+            "DATA-060",
+            f"the data {shown(data.name)} are not those that {shown(folder)} was trained on",
+            way_out="bring those back, or train anew with another --out",
+        )
+
+
 def resume(
     folder: Path, *, budget: str | None = None, device: str = "auto", show: Show = QUIET
 ) -> dict[str, Any]:
@@ -376,7 +396,8 @@ def resume(
     if card.get("status") == "finished" and recipe.budget == card["recipe"]["budget"]:
         reason = f"the run in {shown(folder)} has finished its budget of {recipe.budget}"
         raise Refusal("CFG-043", reason, way_out="give a larger --budget to train on")
-    return train(recipe, folder, resume=True, device=device, show=show)
+    longer = recipe.budget != card["recipe"]["budget"]
+    return train(recipe, folder, resume=True, longer=longer, device=device, show=show)
 
 
 def fit(
@@ -393,6 +414,7 @@ def fit(
 
     Returns the run's numbers: rounds, examples, training seconds, peak memory, held-out nats.
     """
+    require_enough(data)
     target = None if folder is None else Path(folder)
     if target is not None:
         _require_usable(target, resume=False)

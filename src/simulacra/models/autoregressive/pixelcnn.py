@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
+from simulacra.layers.dropout import Dropout
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.layout import channels_last
 from simulacra.layers.masked import Cursor, MaskedConv2d, RowCursor
@@ -79,7 +80,7 @@ class _Block(nn.Module):
         self.centre = MaskedConv2d(channels, channels, above=reach, reach=reach, groups=groups)
         self.up = MaskedConv2d(channels, 2 * channels, groups=groups)
         self.told = nn.Linear(classes, channels, bias=False) if classes else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Tensor:
         told = None if self.told is None else self.told(classes)[:, :, None, None]
@@ -175,7 +176,7 @@ class _GatedLayer(nn.Module):
         )
         self.leave = MaskedConv2d(channels, channels, groups=groups)
         self.told = nn.Linear(classes, 4 * channels, bias=False) if classes else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def said(self, classes: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """What the class adds in the vertical and in the horizontal stack, each (batch, 2h)."""
@@ -301,7 +302,7 @@ class PixelCNN(nn.Module, Sampler, Density, Completer):
         features = channels if config.gated else 2 * channels
         self.before_last = MaskedConv2d(features, head, groups=groups)
         self.last = MaskedConv2d(head, groups * space.levels, groups=groups)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         channels_last(self)
 
     @classmethod

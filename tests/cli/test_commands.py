@@ -1,0 +1,207 @@
+"""The command line as a user meets it: in a process of its own, from training to use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def simulacra(*words, cwd, **more):
+    """Run a command; returns the finished process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "simulacra", *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        **more,
+    )
+
+
+def refused(done, code, *words):
+    """One line that names everything in ``words``, the exit code, and no traceback."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert done.returncode == code, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two small runs in it, trained by the commands of the README."""
+    folder = tmp_path_factory.mktemp("cli")
+    for model, *options in (("vae",), ("dcgan", "--set", "channels=8", "--conditional")):
+        done = simulacra(
+            "train", model, "digits", "--budget", "40steps", "--out", model, *options, cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == model
+    return folder
+
+
+def test_help_answers_without_torch(tmp_path):
+    begun = time.perf_counter()
+    done = simulacra("--help", cwd=tmp_path)
+    assert time.perf_counter() - begun < 3
+    assert done.returncode == 0
+    assert "compare" in done.stdout
+    code = "import sys, simulacra.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_map_of_families(tmp_path):
+    done = simulacra("models", cwd=tmp_path)
+    for name in ("independent", "gaussian-mixture", "pixelcnn", "realnvp", "vae", "ddpm", "dcgan"):
+        assert name in done.stdout
+    assert "implicit" in done.stdout
+
+
+def test_samples_are_a_picture_or_an_array_and_repeat(place):
+    for out in ("a.png", "a.npy"):
+        done = simulacra("sample", "vae", "--num-samples", 9, "--out", out, cwd=place)
+        assert done.stdout.strip() == out, done.stderr
+    simulacra("sample", "vae", "--num-samples", 9, "--out", "b.npy", cwd=place)
+    first, again = np.load(place / "a.npy"), np.load(place / "b.npy")
+    assert first.shape == (9, 1, 8, 8)
+    assert np.array_equal(first, again)
+    with Image.open(place / "a.png") as image:
+        assert min(image.size) > 100
+
+
+def test_scores_are_a_table_with_units(place):
+    done = simulacra("score", "vae", "--count", 5, cwd=place)
+    head, *rows = done.stdout.splitlines()
+    assert "log_prob (nats; lower)" in head
+    assert "anomaly_score" in head
+    assert len(rows) == 5
+
+
+def test_a_single_image_can_be_scored(place):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(place / "one.png")
+    done = simulacra("score", "vae", "one.png", cwd=place)
+    refused(done, 65, "one.png", "0..255", "0..16")
+
+
+def test_codes_reconstructions_and_evaluation(place):
+    codes = simulacra("encode", "vae", "--count", 20, cwd=place)
+    assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr
+    done = simulacra("reconstruct", "vae", cwd=place)
+    assert (place / done.stdout.strip()).is_file(), done.stderr
+    told = simulacra("evaluate", "vae", "--num-samples", 200, "--json", cwd=place)
+    judged = json.loads(told.stdout)
+    named = {reading["name"]: reading for reading in judged["readings"]}
+    assert named["bits per dimension"]["kind"] == "lower"
+    assert named["Fréchet distance"]["floor"] < named["Fréchet distance"]["control"]
+    assert "active units (of the latent dimensions)" in judged["diagnoses"]
+    again = simulacra("evaluate", "vae", "--num-samples", 200, cwd=place)
+    assert "≤" in again.stdout
+
+
+def test_a_class_can_be_asked_for(place):
+    done = simulacra("sample", "dcgan", "--label", 3, "--num-samples", 4, cwd=place)
+    assert done.returncode == 0, done.stderr
+    refused(simulacra("sample", "dcgan", "--label", 10, cwd=place), 78, "--label is 10", "0 to 9")
+    refused(simulacra("sample", "vae", "--label", 1, cwd=place), 78, "not conditional")
+
+
+def test_wrong_uses_get_one_line_each(place):
+    (place / "empty").mkdir(exist_ok=True)
+    (place / "words").mkdir(exist_ok=True)
+    (place / "words" / "a.png").write_text("these are words")
+    (place / "one").mkdir(exist_ok=True)
+    Image.new("L", (8, 8)).save(place / "one" / "a.png")
+    (place / "two").mkdir(exist_ok=True)
+    Image.new("L", (8, 8)).save(place / "two" / "a.png")
+    Image.new("L", (9, 8)).save(place / "two" / "b.png")
+    rows = "\n".join(f"{i},{i % 3}.5" for i in range(40))
+    (place / "table.csv").write_text(f"a,b\n{rows}\n")
+
+    def train(*words):
+        return simulacra("train", *words, "--budget", "5steps", "--out", "never", cwd=place)
+
+    refused(train("vae", "nothing/here"), 65, "'nothing/here' is not there", "digits")
+    refused(train("vae", "empty"), 65, "'empty' holds no images")
+    refused(train("vae", "one"), 65, "'one' holds 1 datum", "at least 10")
+    refused(train("vae", "two"), 65, "'b.png' 9 x 8", "--size")
+    refused(train("vae", "words"), 65, "'a.png'", "is not an image", "--skip-bad 1")
+    refused(train("pixelcnn", "table.csv"), 78, "cannot model table rows", "realnvp")
+    refused(train("vea", "digits"), 78, "'vea'", "vae")
+    refused(train("vae", "digits", "--set", "latnt=3"), 78, "'latnt'", "latent")
+    refused(train("vae", "digits", "--set", "latent=many"), 78, "latent", "int")
+    refused(train("vae", "digits", "--view", "sepia"), 78, "sepia", "binary")
+    refused(train("vae", "table.csv", "--conditional"), 78, "no labels")
+    assert not (place / "never").exists()
+    refused(simulacra("score", "dcgan", cwd=place), 78, "dcgan has no likelihood", "Sampler")
+    refused(simulacra("sample", "empty", cwd=place), 66, "'empty' is no run")
+    refused(simulacra("sample", "nowhere", cwd=place), 66, "'nowhere' is not there")
+    refused(simulacra("train", "vae", "--out", "vae", cwd=place), 66, "'vae' is not empty")
+    refused(simulacra("train", "--resume", "empty", cwd=place), 66, "'empty' is no run")
+    refused(simulacra("train", "--resume", "vae", cwd=place), 78, "has finished", "--budget")
+    refused(simulacra("compare", "digits", "--models", "vea", cwd=place), 78, "'vea'")
+    refused(simulacra("compare", "digits", "--budget", "soon", cwd=place), 78, "'soon'", "3m")
+
+
+def test_a_changed_byte_in_the_weights_is_found(place, tmp_path):
+    import shutil
+
+    shutil.copytree(place / "vae", tmp_path / "vae")
+    path = tmp_path / "vae" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    refused(simulacra("sample", "vae", cwd=tmp_path), 66, "model.safetensors", "changed")
+
+
+def test_a_full_disk_loses_nothing(place):
+    done = simulacra("sample", "vae", "--out", "/dev/full/a.png", cwd=place)
+    assert done.returncode == 74
+    assert done.stderr.startswith("error[IO-")
+
+
+def test_ctrl_c_keeps_the_run_and_resume_goes_on(tmp_path):
+    words = [sys.executable, "-m", "simulacra", "train", "vae", "digits", "--budget", "3000steps"]
+    child = subprocess.Popen(
+        [*words, "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 75, told
+    assert "--resume run" in told
+    assert "Traceback" not in told
+    done = simulacra("train", "--resume", "run", "--budget", "100steps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert simulacra("sample", "run", cwd=tmp_path).returncode == 0
+
+
+def test_any_moment_can_be_interrupted_without_a_traceback(tmp_path):
+    for wait in (0.05, 0.4, 1.2):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "simulacra", "evaluate", "nowhere"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(wait)
+        child.send_signal(signal.SIGINT)
+        _, told = child.communicate(timeout=60)
+        assert child.returncode in (66, 130, -2), told

@@ -1,0 +1,118 @@
+"""A comparison on real data: the same split, one page, nothing done twice, interruptions survived."""
+
+import json
+import re
+from itertools import islice
+
+import pytest
+
+from simulacra import shelf
+from simulacra.refusals import Refusal
+from simulacra.runs import comparison
+from simulacra.runs.conductor import Run
+from simulacra.runs.judging import READINGS, Judgement, judge
+from simulacra.runs.show import Show
+
+CHOICES = {"budget": "20steps", "num_samples": 200}
+MODELS = "independent,vae"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    page = comparison.compare(MODELS, out, **CHOICES)
+    return out, page
+
+
+def test_the_page_stands_alone_and_shows_everything(compared):
+    out, page = compared
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 3
+    for word in ("independent", "vae", "held-out", "sampling", "density", "anomaly", "features"):
+        assert word in text
+    outside = re.findall(r'(?:src|href)="(?!data:)[^"]*"', text)
+    assert not outside
+    assert "= " in text
+    assert "≤ " in text
+    assert json.loads((out / "features" / "features.json").read_text())["sha256"][:16] in text
+
+
+def test_every_number_has_its_unit_kind_count_and_interval(compared):
+    out, _ = compared
+    for model, kind in (("independent", "exact"), ("vae", "lower")):
+        readings = {one.name: one for one in Judgement.read(out / model).readings}
+        bits = readings["bits per dimension"]
+        assert bits.kind == kind
+        assert bits.unit == "bits/dim"
+        assert bits.low < bits.value < bits.high
+        assert bits.count == 180
+        distance = readings["Fréchet distance"]
+        assert distance.floor < distance.control
+        assert distance.count == {"samples": 200, "real": 180}
+
+
+def test_all_models_saw_the_same_split(compared):
+    out, _ = compared
+    cards = [json.loads((out / model / "card.json").read_text()) for model in MODELS.split(",")]
+    assert cards[0]["data"] == cards[1]["data"]
+
+
+def test_what_is_finished_is_not_done_twice_and_what_is_missing_is(compared):
+    out, page = compared
+    before = (out / "vae" / "card.json").stat().st_mtime_ns
+    (out / "vae" / READINGS).unlink()
+    page.unlink()
+    told: list[str] = []
+    assert comparison.compare(MODELS, out, show=Show(line=told.append), **CHOICES) == page
+    assert (out / "vae" / "card.json").stat().st_mtime_ns == before
+    assert (out / "vae" / READINGS).is_file()
+    assert any("independent: done before" in line for line in told)
+
+
+def test_an_interrupted_training_goes_on_where_it_stopped(compared, tmp_path):
+    """Half the rounds, a stop, and the same command again: the weights of the whole training."""
+    out, _ = compared
+    plan = comparison.Plan(models=("vae",), **CHOICES)
+    recipe, data = plan.recipe("vae"), plan.recipe("vae").open_data()
+    comparison._claim(tmp_path / "out", plan)
+    model = shelf.build("vae", data.space, num_examples=len(data.train), seed=recipe.seed)
+    run = Run(model, data, recipe, tmp_path / "out" / "vae", device="cpu")
+    for _ in islice(run.play.rounds(run.stream, run.used), 9):
+        pass
+    run.save()
+    comparison.compare("vae", tmp_path / "out", **CHOICES)
+    weights = [(folder / "vae" / "model.safetensors") for folder in (out, tmp_path / "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_another_plan_in_the_same_folder_is_refused(compared):
+    out, _ = compared
+    with pytest.raises(Refusal, match="another budget"):
+        comparison.compare(MODELS, out, **{**CHOICES, "budget": "30steps"})
+
+
+def test_a_model_that_fails_leaves_the_others_and_is_named(tmp_path, monkeypatch):
+    real = comparison._train
+
+    def failing(plan, model, out, device):
+        return (
+            "training ended with exit code 80" if model == "vae" else real(plan, model, out, device)
+        )
+
+    monkeypatch.setattr(comparison, "_train", failing)
+    page = comparison.compare(MODELS, tmp_path / "out", **CHOICES)
+    text = page.read_text(encoding="utf-8")
+    assert "vae: training ended with exit code 80" in text
+
+
+def test_a_run_can_be_judged_again_with_other_settings(compared, tmp_path):
+    out, _ = compared
+    few = {one.name: one for one in Judgement.read(out / "vae").readings}
+    settings = {"importance_samples": 50}
+    judged = judge(out / "vae", num_samples=100, settings=settings, ruler=out)
+    many = {one.name: one for one in judged.readings}
+    assert many["bits per dimension"].value < few["bits per dimension"].value
+    with pytest.raises(Refusal):
+        judge(out / "vae", settings={"hidden": 7}, ruler=out)
+    with pytest.raises(Refusal, match="budget of 5steps"):
+        judge(out / "vae", budget="5steps", ruler=out)
