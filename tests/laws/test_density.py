@@ -90,7 +90,7 @@ def test_exact_integrates_to_one(having):
 
 def test_samples_agree_with_exact_probabilities(having):
     toys = of_kind(having(Density, Sampler), Kind.EXACT)
-    model = toys.trained
+    model = toys.practised
     every = states(model.space)
     probability = in_parts(model, every).double().exp().numpy()
     assert probability.max() > 3 / len(probability), "training left the toy uniform"

@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are those of the whole batch, over all processes."""
+"""Normalisation: over the channels of a position, and over the whole batch of all processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Ba et al. 2016 over the channels of each position of (n, C, H, W), as Liu et al. 2022 use it.
+
+    Where the channels of a position lie side by side this is several times faster on a CPU than group
+    normalisation.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class BatchNorm(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.layout import channels_last
+from simulacra.layers.normalisation import ChannelNorm
 from simulacra.spaces import Images
 
 
@@ -22,13 +23,12 @@ def sides(space: Images, smallest: int = 4) -> list[tuple[int, int]]:
 
 
 class Residual(nn.Module):
-    """x + conv(act(conv(act(x)))), with group normalisation."""
+    """x + conv(act(conv(norm(x)))), the norm over channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        groups = max(1, channels // 16)
         self.body = nn.Sequential(
-            nn.GroupNorm(groups, channels),
+            ChannelNorm(channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.SiLU(),

@@ -1,7 +1,8 @@
 """A U-Net that is conditioned on a noise level and, optionally, on a class.
 
-Residual blocks with group normalisation, attention at the lowest resolution, sizes taken from the
-space. Tensors are kept channels-last, which is what convolutions on a CPU are fast with.
+Residual blocks with their channels normalised at each position, attention at the lowest resolution,
+sizes taken from the space. Tensors are kept channels-last, which is what convolutions on a CPU are
+fast with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
+from simulacra.layers.normalisation import ChannelNorm
 from simulacra.layers.pyramid import sides
 from simulacra.spaces import Images
 
@@ -43,10 +45,10 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.before = nn.GroupNorm(_groups(inputs), inputs)
+        self.before = ChannelNorm(inputs)
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.shift = nn.Linear(width, outputs)
-        self.after = nn.GroupNorm(_groups(outputs), outputs)
+        self.after = ChannelNorm(outputs)
         self.dropout = Dropout(dropout)
         self.last = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -67,7 +69,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.norm = ChannelNorm(channels)
         self.read = nn.Linear(channels, 3 * channels)
         self.write = nn.Linear(channels, channels)
         nn.init.zeros_(self.write.weight)
@@ -80,11 +82,6 @@ class Attention(nn.Module):
         change = self.write(seen).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         out: Tensor = x + change
         return out
-
-
-def _groups(channels: int) -> int:
-    """At most 8 groups of at least 4: a group of one channel would take the embedding away again."""
-    return math.gcd(8, channels, max(channels // 4, 1))
 
 
 class UNet(nn.Module):
@@ -121,7 +118,7 @@ class UNet(nn.Module):
                 grow.append(nn.Conv2d(inputs, inputs, 3, padding=1))
         self.up, self.grow = nn.ModuleList(up), nn.ModuleList(grow)
         self.leave = nn.Sequential(
-            nn.GroupNorm(_groups(inputs), inputs),
+            ChannelNorm(inputs),
             nn.SiLU(),
             nn.Conv2d(inputs, space.channels, 3, padding=1),
         )

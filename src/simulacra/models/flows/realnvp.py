@@ -226,7 +226,7 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         cells = [math.prod(scale.grid) for scale in scales]
         leaving = [len(scale.leave) * count for scale, count in zip(scales, cells, strict=True)]
         *codes, last = code.split([*leaving, len(scales[-1].keep) * cells[-1]], dim=1)
-        x: Tensor = last.reshape(len(last), -1, *scales[-1].grid)
+        x: Tensor = last.reshape(len(last), len(scales[-1].keep), *scales[-1].grid)
         for scale, leaves in zip(reversed(scales), reversed(codes), strict=True):
             shape = (len(x), len(scale.leave), *scale.grid)
             x = scale.inverse(x, leaves.reshape(shape), given)
