@@ -76,7 +76,7 @@ def call(*words: str) -> int:
 
 def demo() -> int:
     """The comparison on the embedded digits."""
-    return call("simulacra", "compare", "digits", "--budget", "60s", "--out", "runs/demo")
+    return call("simulacra", "compare", "digits", "--budget", "45s", "--out", "runs/demo")
 
 
 def test() -> int:

@@ -72,9 +72,9 @@ def test_the_loss_is_minus_the_bound_that_log_prob_gives():
     x = model.space.random(4000, seeded())
     loss = model.negative_bound(Batch(x), row_noise(4000, seeded(1), "cpu"), Clock())
     bound = model.log_prob(x, generator=seeded(2))
-    per_datum = -float(loss.value) * model.space.dimensions
-    spread = float(bound.std()) / 4000**0.5
-    assert per_datum == pytest.approx(float(bound.mean()), abs=6 * spread)
+    per_datum = -loss.value.item() * model.space.dimensions
+    spread = bound.std().item() / 4000**0.5
+    assert per_datum == pytest.approx(bound.mean().item(), abs=6 * spread)
 
 
 def test_the_gradient_of_many_draws_weighs_each_by_its_importance():
@@ -110,7 +110,7 @@ def test_image_heads_sum_to_one_over_the_levels(head):
     model = rough(VAE(space, Config(head=head, latent=2, hidden=8)))
     every = torch.tensor(list(itertools.product(range(7), repeat=2))).reshape(-1, 1, 1, 2)
     told = model._decoded(torch.zeros(len(every), 2), None)
-    assert float(model.head.log_prob(every, told).exp().sum()) == pytest.approx(1, abs=1e-4)
+    assert model.head.log_prob(every, told).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("side", [8, 12, 28, 33])
@@ -128,6 +128,6 @@ def test_free_bits_leave_small_divergences_alone():
     losses = []
     for model in (plain, free):
         loss = model.negative_bound(Batch(x), row_noise(8, seeded(1), "cpu"), Clock())
-        losses.append(float(loss.value) * 4)
-        divergence = float(loss.numbers["divergence (nats)"])
+        losses.append(loss.value.item() * 4)
+        divergence = loss.numbers["divergence (nats)"].item()
     assert losses[1] - losses[0] == pytest.approx(200 - divergence, rel=1e-4)

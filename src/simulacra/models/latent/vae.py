@@ -290,5 +290,5 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
             stages.insert(
                 0, Stage([Rewrite("standardise", self.standardise, sweep=True)], rounds=1)
             )
-        convolutional = config.network == "convolutional"
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=convolutional)
+        wide = config.network == "convolutional" or config.hidden >= 256
+        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)

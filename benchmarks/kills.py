@@ -1,0 +1,89 @@
+"""Kill training at random times, resume it, and compare with a run that was never stopped.
+
+    python benchmarks/kills.py 20 > benchmarks/results/kills.json
+
+Every model of the shelf has its turn. The weights, the averages, the optimisers and the clock of the
+newest checkpoint, and the model as it is used, have to be the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from simulacra import shelf
+
+STEPS = 60
+
+
+def digest(run: Path) -> str:
+    """SHA-256 of the newest checkpoint's tensors and of the model."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    content = (newest / "state.safetensors").read_bytes()
+    return hashlib.sha256(content + (run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def command(*words: str) -> list[str]:
+    """The command line, in this very environment."""
+    return [sys.executable, "-m", "simulacra", "train", *words]
+
+
+def quiet(words: list[str]) -> int:
+    """Run to the end; the exit code."""
+    return subprocess.run(words, check=False, capture_output=True).returncode
+
+
+def main() -> None:
+    """Kill ``sys.argv[1]`` runs, and print one JSON object."""
+    count, chance = int(sys.argv[1]), random.Random(0)
+    names = [entry.name for entry in shelf.entries()]
+    kills: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as home:
+        common = [
+            "digits",
+            "--budget",
+            f"{STEPS}steps",
+            "--batch-size",
+            "16",
+            "--save-every",
+            "0.05",
+        ]
+        whole: dict[str, tuple[str, float]] = {}
+        for name in names:
+            folder, begun = Path(home) / f"{name}-whole", time.monotonic()
+            assert quiet(command(name, *common, "--out", str(folder))) == 0, name
+            whole[name] = digest(folder), time.monotonic() - begun
+        for number in range(count):
+            name = names[number % len(names)]
+            folder = Path(home) / f"{name}-{number}"
+            child = subprocess.Popen(
+                command(name, *common, "--out", str(folder)),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            deadline = time.monotonic() + 60
+            while not list(folder.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.6 * whole[name][1])
+            child.send_signal(signal.SIGKILL)
+            code = child.wait()
+            resumed = 0 if code == 0 else quiet(command("--resume", str(folder)))
+            same = resumed == 0 and digest(folder) == whole[name][0]
+            kills.append({"model": name, "killed": code != 0, "identical": same})
+            print(kills[-1], file=sys.stderr, flush=True)
+    stopped = sum(bool(one["killed"]) for one in kills)
+    same = sum(bool(one["identical"]) for one in kills)
+    print(
+        json.dumps({"runs": count, "killed": stopped, "identical": same, "each": kills}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()

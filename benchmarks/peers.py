@@ -1,0 +1,319 @@
+"""Whole training steps against the libraries that users have today, on the same machine in one run.
+
+    pip install -e .[bench]
+    python benchmarks/peers.py vae  > benchmarks/results/vae-against-pythae.json
+    python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
+
+Each system trains in a process of its own, one after the other and several times over; the figures
+are medians over the repetitions. 'as users run it' is the peer's own loop with its defaults (fp32);
+'best switches' adds bfloat16, channels-last and torch.compile to it. Both sides see the same data,
+batch size, number of steps and learning rate, and end with the same held-out metric.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 2}
+DDPM = {"channels": 32, "blocks": 2, "batch": 64, "rate": 1e-3, "steps": 60, "side": 32}
+HELD_OUT = 2000
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def told(images: int, seconds: float, model: nn.Module, metric: float, name: str) -> dict[str, Any]:
+    """One measurement."""
+    return {
+        "images per second": images / seconds,
+        "peak memory (MiB)": peak_mib(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        name: metric,
+    }
+
+
+def mnist(side: int = 28) -> tuple[Tensor, Tensor]:
+    """Training and test images in [0, 1], shape (n, 1, side, side), padded to larger sides."""
+    from simulacra import open_data
+
+    data = open_data("mnist")
+    pad = (side - 28) // 2
+    parts = [part.all().x.float() / 255 for part in (data.train, data.test)]
+    padded = [nn.functional.pad(part, (pad, pad, pad, pad)) for part in parts]
+    return padded[0], padded[1][:HELD_OUT]
+
+
+# VAE: two hidden layers of 512, 16 latent dimensions, pixels binarised by a threshold.
+
+
+def vae_ours() -> dict[str, Any]:
+    from simulacra import build, open_data
+    from simulacra.runs.conductor import Run
+    from simulacra.runs.recipe import Recipe
+
+    data = open_data("mnist", view="binary")
+    settings = {"hidden": VAE["hidden"], "layers": 1, "latent": VAE["latent"]}
+    settings |= {"learning_rate": VAE["rate"]}
+    model = build("vae", data.space, settings=settings, num_examples=len(data.train))
+    steps = len(data.train) // VAE["batch"] * VAE["epochs"]
+    recipe = Recipe(
+        "vae",
+        "mnist",
+        "binary",
+        batch_size=VAE["batch"],
+        budget=f"{steps}steps",
+        optimiser={"schedule": "constant"},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(model, data, recipe, Path(folder) / "run")
+        begun = time.perf_counter()
+        run.go()
+        seconds = time.perf_counter() - begun
+    x = data.test.first(HELD_OUT).x
+    with torch.no_grad():
+        bound = model.log_prob(x, generator=torch.Generator().manual_seed(0)).mean()
+    return told(steps * VAE["batch"], seconds, model, -bound.item(), "held-out bound (nats)")
+
+
+def vae_pythae(best: bool) -> dict[str, Any]:
+    _stand_in_for_torchvision()
+    from pythae import models as peer
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    train, test = (part.gt(127 / 255).float() for part in mnist())
+    train = train[: len(train) // VAE["batch"] * VAE["batch"]]
+    config = peer.VAEConfig((1, 28, 28), VAE["latent"], reconstruction_loss="bce")
+    model = peer.VAE(config)
+    if best:
+        seconds, images = _plain_loop(model, train, _vae_loss)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = BaseTrainerConfig(
+                folder,
+                per_device_train_batch_size=VAE["batch"],
+                per_device_eval_batch_size=VAE["batch"],
+                num_epochs=VAE["epochs"],
+                learning_rate=VAE["rate"],
+                no_cuda=True,
+            )
+            trainer = BaseTrainer(model, _Rows(train), _Rows(test), settings)
+            begun = time.perf_counter()
+            trainer.train()
+            seconds, images = time.perf_counter() - begun, VAE["epochs"] * len(train)
+    model.eval()
+    with torch.no_grad():
+        bound = model(_Record(data=test))["loss"]
+    return told(images, seconds, model, float(bound), "held-out bound (nats)")
+
+
+class _Record(dict):
+    """What the peer's models are called with: entries that are also attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __init__(self, rows: Tensor) -> None:
+        self.data = rows
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        from pythae.data.datasets import DatasetOutput
+
+        return DatasetOutput(data=self.data[index])
+
+
+def _vae_loss(model: nn.Module, x: Tensor) -> Tensor:
+    return model(_Record(data=x))["loss"]
+
+
+def _plain_loop(
+    model: nn.Module, train: Tensor, loss: Callable[[nn.Module, Tensor], Tensor]
+) -> tuple[float, int]:
+    """The peer's model with every switch on, in a loop without any overhead."""
+    optimiser = torch.optim.AdamW(model.parameters(), VAE["rate"], fused=True)
+    compiled = torch.compile(loss)
+
+    def steps(order: Iterator[Tensor]) -> int:
+        seen = 0
+        for index in order:
+            optimiser.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                value = compiled(model, train[index])
+            value.backward()
+            optimiser.step()
+            seen += len(index)
+        return seen
+
+    batches = list(torch.randperm(len(train)).split(VAE["batch"]))
+    steps(iter(batches[:3]))
+    begun = time.perf_counter()
+    seen = steps(iter(batches * VAE["epochs"]))
+    return time.perf_counter() - begun, seen
+
+
+def _stand_in_for_torchvision() -> None:
+    """The peer imports torchvision, whose CPU build lacks two operators that are never called."""
+    if not torch.cuda.is_available():
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _stand_in_for_torchvision.__dict__["kept"] = library
+
+
+# DDPM: a U-Net of three resolutions, predicting the noise on the linear schedule.
+
+
+def ddpm_ours() -> dict[str, Any]:
+    from simulacra import build
+    from simulacra.data.dataset import Part, Stream
+    from simulacra.games import Batch, Clock, Play
+    from simulacra.probability.noise import row_noise
+    from simulacra.runs.machine import has_bf16
+    from simulacra.spaces import Images
+
+    side = DDPM["side"]
+    train, test = ((255 * part).to(torch.uint8) for part in mnist(side))
+    settings = {"schedule": "linear", "prediction": "epsilon", "learning_rate": DDPM["rate"]}
+    settings |= {"channels": DDPM["channels"], "blocks": DDPM["blocks"]}
+    model = build("ddpm", Images(1, side, side), settings=settings, num_examples=60_000)
+    game = model.game()
+    play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
+    stream = Stream(Part(train, torch.arange(len(train)), model.space), DDPM["batch"], seed=0)
+    rounds = play.rounds(stream, lambda clock: 0.5 * clock.rounds / DDPM["steps"])
+    for _ in range(3):
+        next(rounds)
+    begun = time.perf_counter()
+    for _ in range(DDPM["steps"] - 3):
+        next(rounds)
+    seconds = time.perf_counter() - begun
+    noise = row_noise(500, torch.Generator().manual_seed(0), "cpu")
+    with torch.no_grad():
+        error = model.eval().denoising_error(Batch(test[:500]), noise, Clock()).value
+    count = (DDPM["steps"] - 3) * DDPM["batch"]
+    return told(count, seconds, model, float(error), "held-out squared error of the noise")
+
+
+def ddpm_diffusers(best: bool) -> dict[str, Any]:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    side, width = DDPM["side"], DDPM["channels"]
+    train, test = (2 * part - 1 for part in mnist(side))
+    widths = (width, 2 * width, 4 * width)
+    model = UNet2DModel(
+        sample_size=side,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=DDPM["blocks"],
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        norm_num_groups=8,
+    )
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    if best:
+        model = model.to(memory_format=torch.channels_last)
+    network = torch.compile(model) if best else model
+    optimiser = torch.optim.AdamW(model.parameters(), DDPM["rate"])
+
+    def error(x: Tensor) -> Tensor:
+        noise = torch.randn_like(x)
+        t = torch.randint(0, 1000, (len(x),))
+        noised = scheduler.add_noise(x, noise, t)
+        if best:
+            noised = noised.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=best):
+            said = network(noised, t, return_dict=False)[0]
+        return nn.functional.mse_loss(said.float(), noise)
+
+    def step() -> None:
+        loss = error(train[torch.randint(0, len(train), (DDPM["batch"],))])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    for _ in range(3):
+        step()
+    begun = time.perf_counter()
+    for _ in range(DDPM["steps"] - 3):
+        step()
+    seconds = time.perf_counter() - begun
+    model.eval()
+    with torch.no_grad():
+        network = model
+        found = float(error(test[:500]))
+    count = (DDPM["steps"] - 3) * DDPM["batch"]
+    return told(count, seconds, model, found, "held-out squared error of the noise")
+
+
+SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
+    "vae": {
+        "simulacra": vae_ours,
+        "pythae, as users run it": lambda: vae_pythae(False),
+        "pythae, best switches": lambda: vae_pythae(True),
+    },
+    "ddpm": {
+        "simulacra": ddpm_ours,
+        "diffusers, as users run it": lambda: ddpm_diffusers(False),
+        "diffusers, best switches": lambda: ddpm_diffusers(True),
+    },
+}
+
+
+def measured(family: str, system: str) -> dict[str, Any]:
+    """One system in a process of its own."""
+    command = [sys.executable, __file__, family, "--system", system]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{system}: {found}", file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", choices=SYSTEMS)
+    parser.add_argument("--system")
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    systems = SYSTEMS[options.family]
+    if options.system:
+        torch.manual_seed(0)
+        print(json.dumps(systems[options.system]()))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
+    for _ in range(options.repeat):
+        for name in systems:
+            runs[name].append(measured(options.family, name))
+    medians = {
+        name: {key: statistics.median(one[key] for one in several) for key in several[0]}
+        for name, several in runs.items()
+    }
+    speed = {name: one["images per second"] for name, one in medians.items()}
+    ratios = {name: speed["simulacra"] / value for name, value in speed.items()}
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    result = {"machine": machine, "repetitions": options.repeat, "medians": medians}
+    print(json.dumps(result | {"simulacra is so many times as fast": ratios}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
