@@ -165,7 +165,7 @@ def test_the_loss_of_an_untrained_network_is_the_targets_variance():
             parameter.zero_()
     x = model.space.random(256, seeded())
     loss = model.denoising_error(Batch(x), row_noise(256, seeded(1), "cpu"), Clock()).value
-    assert float(loss) == pytest.approx(1, abs=5 * math.sqrt(2 / (256 * 64)))
+    assert loss.item() == pytest.approx(1, abs=5 * math.sqrt(2 / (256 * 64)))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (1, 28, 28)])
