@@ -98,3 +98,15 @@ def test_a_condition_moves_the_density():
 def test_categories_are_refused():
     with pytest.raises(Refusal, match="'kind' is a category"):
         RealNVP(Table((Column("size"), Column("kind", "category", ("a", "b")))))
+
+
+def test_more_draws_bound_more_tightly():
+    one, many = (rough(Images(1, 4, 4, 8), importance_samples=count) for count in (1, 30))
+    many.load_state_dict(one.state_dict())
+    x = one.space.random(300, seeded())
+    with torch.no_grad():
+        assert float((many.log_prob(x) - one.log_prob(x)).mean()) > 0.01
+        masses = many.double().log_prob(x[:1].expand(400, -1, -1, -1), generator=seeded(1)).exp()
+        plain = one.double().log_prob(x[:1].expand(4000, -1, -1, -1), generator=seeded(2)).exp()
+    error = float(plain.std()) / 4000**0.5 + float(masses.std()) / 20
+    assert float(masses.mean()) == pytest.approx(float(plain.mean()), abs=5 * error)
