@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 2}
-DDPM = {"channels": 32, "blocks": 2, "batch": 64, "rate": 1e-3, "steps": 60, "side": 32}
+DDPM = {"channels": 32, "blocks": 2, "batch": 64, "rate": 1e-3, "steps": 30, "side": 32}
 HELD_OUT = 2000
 
 
@@ -171,7 +171,7 @@ def _plain_loop(
 
 
 def _stand_in_for_torchvision() -> None:
-    """The peer imports torchvision, whose CPU build lacks two operators that are never called."""
+    """The peers import torchvision, whose CPU build lacks two operators that are never called."""
     if not torch.cuda.is_available():
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -179,7 +179,7 @@ def _stand_in_for_torchvision() -> None:
         _stand_in_for_torchvision.__dict__["kept"] = library
 
 
-# DDPM: a U-Net of three resolutions, predicting the noise on the linear schedule.
+# DDPM: a U-Net of four resolutions, predicting the noise on the linear schedule.
 
 
 def ddpm_ours() -> dict[str, Any]:
@@ -213,19 +213,20 @@ def ddpm_ours() -> dict[str, Any]:
 
 
 def ddpm_diffusers(best: bool) -> dict[str, Any]:
+    _stand_in_for_torchvision()
     from diffusers import DDPMScheduler, UNet2DModel
 
     side, width = DDPM["side"], DDPM["channels"]
     train, test = (2 * part - 1 for part in mnist(side))
-    widths = (width, 2 * width, 4 * width)
+    widths = (width, 2 * width, 4 * width, 4 * width)
     model = UNet2DModel(
         sample_size=side,
         in_channels=1,
         out_channels=1,
         layers_per_block=DDPM["blocks"],
         block_out_channels=widths,
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
+        down_block_types=("DownBlock2D",) * 4,
+        up_block_types=("UpBlock2D",) * 4,
         norm_num_groups=8,
     )
     scheduler = DDPMScheduler(num_train_timesteps=1000)

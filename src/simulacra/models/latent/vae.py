@@ -109,7 +109,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
             return Config(latent=latent, hidden=hidden, dropout=0.1 if few else 0.0, warm_up=0.2)
         if space.levels == 2 or min(space.height, space.width) <= 16:
             if few:
-                return Config(latent=16, hidden=512, dropout=0.5, batch_size=64, weight_decay=0.3)
+                return Config(latent=16, hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
             return Config(latent=40, hidden=500, batch_size=200)
         return Config(network="convolutional", latent=64, hidden=32, batch_size=64)
 
