@@ -25,9 +25,14 @@ STEPS = 60
 
 def digest(run: Path) -> str:
     """SHA-256 of the newest checkpoint's tensors and of the model."""
-    newest = max((run / "checkpoints").glob("step-*"))
-    content = (newest / "state.safetensors").read_bytes()
+    last = max((run / "checkpoints").glob("step-*"))
+    content = (last / "state.safetensors").read_bytes()
     return hashlib.sha256(content + (run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def newest(run: Path) -> int:
+    """The round of the newest checkpoint, -1 before there is one."""
+    return max((int(one.name[5:]) for one in run.glob("checkpoints/step-*")), default=-1)
 
 
 def command(*words: str) -> list[str]:
@@ -55,11 +60,11 @@ def main() -> None:
             "--save-every",
             "0.05",
         ]
-        whole: dict[str, tuple[str, float]] = {}
+        whole: dict[str, str] = {}
         for name in names:
-            folder, begun = Path(home) / f"{name}-whole", time.monotonic()
+            folder = Path(home) / f"{name}-whole"
             assert quiet(command(name, *common, "--out", str(folder))) == 0, name
-            whole[name] = digest(folder), time.monotonic() - begun
+            whole[name] = digest(folder)
         for number in range(count):
             name = names[number % len(names)]
             folder = Path(home) / f"{name}-{number}"
@@ -68,15 +73,16 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            deadline = time.monotonic() + 60
-            while not list(folder.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(chance.random() * 0.6 * whole[name][1])
+            target, deadline = chance.randrange(STEPS), time.monotonic() + 60
+            while newest(folder) < target and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(0.05 * chance.random())
             child.send_signal(signal.SIGKILL)
             code = child.wait()
-            resumed = 0 if code == 0 else quiet(command("--resume", str(folder)))
-            same = resumed == 0 and digest(folder) == whole[name][0]
-            kills.append({"model": name, "killed": code != 0, "identical": same})
+            if code != 0 and shelf.read_card(folder)["status"] != "finished":
+                assert quiet(command("--resume", str(folder))) == 0, folder
+            same = digest(folder) == whole[name]
+            kills.append({"model": name, "round": target, "killed": code != 0, "identical": same})
             print(kills[-1], file=sys.stderr, flush=True)
     stopped = sum(bool(one["killed"]) for one in kills)
     same = sum(bool(one["identical"]) for one in kills)
