@@ -9,6 +9,7 @@ newest checkpoint, and the model as it is used, have to be the same bit for bit.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import signal
@@ -46,7 +47,10 @@ def quiet(words: list[str]) -> int:
 
 
 def main() -> None:
-    """Kill ``sys.argv[1]`` runs, and print one JSON object."""
+    """Kill ``sys.argv[1]`` runs in mid-training, and print one JSON object.
+
+    A run that ended before its kill does not count, and its model is killed earlier the next time.
+    """
     count, chance = int(sys.argv[1]), random.Random(0)
     names = [entry.name for entry in shelf.entries()]
     kills: list[dict[str, object]] = []
@@ -65,7 +69,10 @@ def main() -> None:
             folder = Path(home) / f"{name}-whole"
             assert quiet(command(name, *common, "--out", str(folder))) == 0, name
             whole[name] = digest(folder)
-        for number in range(count):
+        reach = dict.fromkeys(names, STEPS)
+        for number in itertools.count():
+            if sum(bool(one["killed"]) for one in kills) == count:
+                break
             name = names[number % len(names)]
             folder = Path(home) / f"{name}-{number}"
             child = subprocess.Popen(
@@ -73,13 +80,15 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            target, deadline = chance.randrange(STEPS), time.monotonic() + 60
+            target, deadline = chance.randrange(reach[name]), time.monotonic() + 60
             while newest(folder) < target and child.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(0.05 * chance.random())
+                time.sleep(0.001)
+            time.sleep(0.001 * reach[name] * chance.random())
             child.send_signal(signal.SIGKILL)
             code = child.wait()
-            if code != 0 and shelf.read_card(folder)["status"] != "finished":
+            if code == 0:
+                reach[name] = max(1, reach[name] // 4)
+            elif shelf.read_card(folder)["status"] != "finished":
                 assert quiet(command("--resume", str(folder))) == 0, folder
             same = digest(folder) == whole[name]
             kills.append({"model": name, "round": target, "killed": code != 0, "identical": same})

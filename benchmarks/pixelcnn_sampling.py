@@ -2,7 +2,8 @@
 
     python benchmarks/pixelcnn_sampling.py plain > benchmarks/results/pixelcnn-sampling.json
 
-The forms are named: plain, gated. Both ways draw with the same noise, and the images have to be identical.
+The forms are named: plain, gated. Both ways draw with the same noise, and the images have to be
+identical.
 """
 
 from __future__ import annotations
