@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 2}
-DDPM = {"channels": 32, "blocks": 2, "batch": 64, "rate": 1e-3, "steps": 30, "side": 32}
+# Our four blocks a resolution make about the parameters of the peer's two layers a resolution.
+DDPM = {"channels": 32, "batch": 64, "rate": 1e-3, "steps": 100, "side": 32}
 HELD_OUT = 2000
 
 
@@ -188,14 +189,15 @@ def ddpm_ours() -> dict[str, Any]:
     from simulacra.games import Batch, Clock, Play
     from simulacra.probability.noise import row_noise
     from simulacra.runs.machine import has_bf16
+    from simulacra.runs.recipe import with_optimiser
     from simulacra.spaces import Images
 
     side = DDPM["side"]
     train, test = ((255 * part).to(torch.uint8) for part in mnist(side))
     settings = {"schedule": "linear", "prediction": "epsilon", "learning_rate": DDPM["rate"]}
-    settings |= {"channels": DDPM["channels"], "blocks": DDPM["blocks"]}
+    settings |= {"channels": DDPM["channels"], "blocks": 4}
     model = build("ddpm", Images(1, side, side), settings=settings, num_examples=60_000)
-    game = model.game()
+    game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
     stream = Stream(Part(train, torch.arange(len(train)), model.space), DDPM["batch"], seed=0)
     rounds = play.rounds(stream, lambda clock: 0.5 * clock.rounds / DDPM["steps"])
@@ -223,7 +225,7 @@ def ddpm_diffusers(best: bool) -> dict[str, Any]:
         sample_size=side,
         in_channels=1,
         out_channels=1,
-        layers_per_block=DDPM["blocks"],
+        layers_per_block=2,
         block_out_channels=widths,
         down_block_types=("DownBlock2D",) * 4,
         up_block_types=("UpBlock2D",) * 4,

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from simulacra.optimisation import Optimiser
-from simulacra.probability.noise import BatchNoise, Noise, mixed
+from simulacra.probability.noise import BatchNoise, Noise, global_noise, mixed
 from simulacra.refusals import Refusal
 
 
@@ -225,8 +225,7 @@ class Play:
                 continue
             noise = self._noise(source.batch_size, index)
             # Dropout can only use the global generator: it gets this turn's seed, and is put back.
-            with torch.random.fork_rng(enabled=True):
-                torch.manual_seed(mixed(self.seed, self.clock.rounds, index, 1))
+            with global_noise(mixed(self.seed, self.clock.rounds, index, 1), self.device):
                 if isinstance(turn, Descent):
                     skipped += not self._descend(turn, source, noise, numbers)
                 else:

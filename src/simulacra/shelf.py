@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import nn
 
 import simulacra.models
 from simulacra.contract import capabilities
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Game
+from simulacra.probability.noise import global_noise
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Labels, Space, space_from_json
 
@@ -145,8 +145,7 @@ def _require_fit(entry: Entry, space: Space, condition: Labels | None) -> None:
 def _constructed(
     entry: Entry, space: Space, config: Any, condition: Labels | None, seed: int
 ) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with global_noise(seed):
         return entry.cls(space, config, condition=condition)
 
 

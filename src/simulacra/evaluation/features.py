@@ -29,7 +29,7 @@ from simulacra.evaluation.networks import (
 )
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Batch
-from simulacra.probability.noise import mixed
+from simulacra.probability.noise import global_noise, mixed
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space, space_from_json
 
@@ -148,8 +148,7 @@ class FeatureNet:
 
 def _network(space: Space, kind: Eyes, labels: Labels | None, seed: int) -> nn.Module:
     """An untrained network, its first weights drawn from ``seed``."""
-    with torch.random.fork_rng():
-        torch.manual_seed(mixed(seed, 71))
+    with global_noise(mixed(seed, 71)):
         if kind == "classifier" and labels is not None:
             return Classifier(space, labels.count)
         if kind == "random convolutions" and isinstance(space, Images):

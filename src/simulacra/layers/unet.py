@@ -85,7 +85,13 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, C, H, W)."""
+    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, C, H, W).
+
+    Blocks stand where they cost least: the full resolution has one on either way, each smaller one
+    has one more, up to ``blocks``, and the convolutions between two resolutions work on the smaller
+    one (after the Efficient U-Net of Saharia et al. 2022, app. B.1). What a block of the way down
+    gave is added to what its partner on the way up is given, over sqrt 2.
+    """
 
     def __init__(
         self, space: Images, channels: int, blocks: int, classes: int = 0, dropout: float = 0.0
@@ -97,32 +103,22 @@ class UNet(nn.Module):
         self.level = LevelEmbedding(width)
         self.label = nn.Linear(classes, width, bias=False) if classes else None
         self.enter = nn.Conv2d(space.channels, channels, 3, padding=1)
-        down, shrink, skips = [], [], [channels]
-        inputs = channels
-        for index, outputs in enumerate(widths):
-            for _ in range(blocks):
-                down.append(Block(inputs, outputs, width, dropout))
-                inputs = outputs
-                skips.append(inputs)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        for index, own in enumerate(widths):
+            for way in (self.down, self.up):
+                count = min(index + 1, blocks)
+                way.append(nn.ModuleList(Block(own, own, width, dropout) for _ in range(count)))
             if index < len(widths) - 1:
-                shrink.append(nn.Conv2d(inputs, inputs, 3, stride=2, padding=1))
-                skips.append(inputs)
-        self.down, self.shrink = nn.ModuleList(down), nn.ModuleList(shrink)
-        self.middle = nn.ModuleList([Block(inputs, inputs, width, dropout), Attention(inputs)])
-        up, grow = [], []
-        for index, outputs in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
-                up.append(Block(inputs + skips.pop(), outputs, width, dropout))
-                inputs = outputs
-            if index:
-                grow.append(nn.Conv2d(inputs, inputs, 3, padding=1))
-        self.up, self.grow = nn.ModuleList(up), nn.ModuleList(grow)
+                self.shrink.append(nn.Conv2d(own, widths[index + 1], 3, stride=2, padding=1))
+                self.grow.append(nn.Conv2d(widths[index + 1], own, 3, padding=1))
+        self.before, self.after = (Block(own, own, width, dropout) for _ in range(2))
+        self.attention = Attention(own)
         self.leave = nn.Sequential(
-            ChannelNorm(inputs),
+            ChannelNorm(channels),
             nn.SiLU(),
-            nn.Conv2d(inputs, space.channels, 3, padding=1),
+            nn.Conv2d(channels, space.channels, 3, padding=1),
         )
-        self.blocks = blocks
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 channels_last(module)
@@ -133,21 +129,21 @@ class UNet(nn.Module):
             level = level + self.label(classes)
         level = functional.silu(level)
         h = self.enter(x.contiguous(memory_format=torch.channels_last))
-        skips = [h]
-        for index, block in enumerate(self.down):
-            h = block(h, level)
-            skips.append(h)
-            stage, last = divmod(index, self.blocks)
-            if last == self.blocks - 1 and stage < len(self.shrink):
-                h = self.shrink[stage](h)
+        skips = []
+        for index, down in enumerate(self.down):
+            assert isinstance(down, nn.ModuleList)
+            if index:
+                h = self.shrink[index - 1](h)
+            for block in down:
+                h = block(h, level)
                 skips.append(h)
-        block, attention = self.middle
-        h = attention(block(h, level))
-        for index, block in enumerate(self.up):
-            h = block(torch.cat([h, skips.pop()], dim=1), level)
-            stage, last = divmod(index, self.blocks + 1)
-            if last == self.blocks and stage < len(self.grow):
-                size = self.sizes[len(self.sizes) - 2 - stage]
-                h = self.grow[stage](functional.interpolate(h, size=size, mode="nearest"))
+        h = self.after(self.attention(self.before(h, level)), level)
+        for index, up in reversed(list(enumerate(self.up))):
+            assert isinstance(up, nn.ModuleList)
+            for block in up:
+                h = block((h + skips.pop()) * 0.5**0.5, level)
+            if index:
+                size = self.sizes[index - 1]
+                h = functional.interpolate(self.grow[index - 1](h), size=size, mode="nearest")
         out: Tensor = self.leave(h)
         return out

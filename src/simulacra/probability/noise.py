@@ -9,7 +9,8 @@ starts from the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +69,24 @@ class RowNoise:
 
     def _stack(self, rows: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         return torch.stack(rows).to(self.device) if rows else torch.empty((0, *shape))
+
+
+@contextlib.contextmanager
+def global_noise(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """For what can draw from torch's global streams only (first weights, dropout): they start at
+    ``seed`` inside, and go on outside as if nothing had been drawn.
+
+    Only the streams of the CPU and of ``device`` are touched: ``torch.manual_seed`` also notes a
+    call, with the caller's stack, for every kind of accelerator that has not been started, each
+    time (a tenth of a small model's round, and memory that grows for good).
+    """
+    where = torch.device(device)
+    kind = where.type
+    with torch.random.fork_rng(devices=[] if kind == "cpu" else [where], device_type=kind):
+        torch.default_generator.manual_seed(seed)
+        if kind != "cpu":
+            torch.get_device_module(kind).manual_seed(seed)
+        yield
 
 
 _MASK = (1 << 64) - 1

@@ -10,6 +10,7 @@ import torch
 
 from simulacra import shelf
 from simulacra.data.dataset import Dataset, Part
+from simulacra.probability.noise import global_noise
 from simulacra.runs.conductor import Run
 from simulacra.runs.recipe import Recipe
 from simulacra.spaces import Labels, Space
@@ -30,8 +31,7 @@ def resume_is_exact(folder: Path, rounds: int = 5) -> Iterator[tuple[str, bool]]
 
         def start(where: Path, entry: shelf.Entry = entry, data: Dataset = data) -> Run:
             recipe = Recipe(entry.name, budget=f"{2 * rounds}steps", batch_size=16)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with global_noise(0):
                 return Run(entry.cls.toy(), data, recipe, where, device="cpu")
 
         cut = start(folder / f"{entry.name}-cut")
