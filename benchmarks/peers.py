@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 2}
-# Our four blocks a resolution make about the parameters of the peer's two layers a resolution.
+VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 10}
+# Our five blocks at the lowest resolution make about the parameters of the peer's two layers at each.
 DDPM = {"channels": 32, "batch": 64, "rate": 1e-3, "steps": 100, "side": 32}
 HELD_OUT = 2000
 
@@ -188,18 +188,19 @@ def ddpm_ours() -> dict[str, Any]:
     from simulacra.data.dataset import Part, Stream
     from simulacra.games import Batch, Clock, Play
     from simulacra.probability.noise import row_noise
-    from simulacra.runs.machine import has_bf16
+    from simulacra.runs.machine import has_bf16, keep_freed_memory
     from simulacra.runs.recipe import with_optimiser
     from simulacra.spaces import Images
 
     side = DDPM["side"]
     train, test = ((255 * part).to(torch.uint8) for part in mnist(side))
     settings = {"schedule": "linear", "prediction": "epsilon", "learning_rate": DDPM["rate"]}
-    settings |= {"channels": DDPM["channels"], "blocks": 4}
+    settings |= {"channels": DDPM["channels"], "blocks": 5}
     model = build("ddpm", Images(1, side, side), settings=settings, num_examples=60_000)
     game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
     stream = Stream(Part(train, torch.arange(len(train)), model.space), DDPM["batch"], seed=0)
+    keep_freed_memory()
     rounds = play.rounds(stream, lambda clock: 0.5 * clock.rounds / DDPM["steps"])
     for _ in range(3):
         next(rounds)

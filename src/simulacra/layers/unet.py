@@ -87,10 +87,10 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, C, H, W).
 
-    Blocks stand where they cost least: the full resolution has one on either way, each smaller one
-    has one more, up to ``blocks``, and the convolutions between two resolutions work on the smaller
-    one (after the Efficient U-Net of Saharia et al. 2022, app. B.1). What a block of the way down
-    gave is added to what its partner on the way up is given, over sqrt 2.
+    Blocks stand where they cost least: the lowest resolution has ``blocks`` on either way, each larger
+    one half as many, at least one, and the convolutions between two resolutions work on the smaller
+    one (after the Efficient U-Net of Saharia et al. 2022, app. B.1). What a block of the way down gave
+    is added to what its partner on the way up is given, instead of standing beside it.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class UNet(nn.Module):
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for index, own in enumerate(widths):
             for way in (self.down, self.up):
-                count = min(index + 1, blocks)
+                count = max(1, blocks >> (len(widths) - 1 - index))
                 way.append(nn.ModuleList(Block(own, own, width, dropout) for _ in range(count)))
             if index < len(widths) - 1:
                 self.shrink.append(nn.Conv2d(own, widths[index + 1], 3, stride=2, padding=1))
@@ -141,7 +141,7 @@ class UNet(nn.Module):
         for index, up in reversed(list(enumerate(self.up))):
             assert isinstance(up, nn.ModuleList)
             for block in up:
-                h = block((h + skips.pop()) * 0.5**0.5, level)
+                h = block(h + skips.pop(), level)
             if index:
                 size = self.sizes[index - 1]
                 h = functional.interpolate(self.grow[index - 1](h), size=size, mode="nearest")

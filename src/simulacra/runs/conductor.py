@@ -33,6 +33,7 @@ from simulacra.runs.machine import (
     choose_device,
     describe_machine,
     has_bf16,
+    keep_freed_memory,
     peak_memory_mib,
     processes,
 )
@@ -131,6 +132,7 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Train to the end of the budget; returns the numbers that the card keeps."""
+        keep_freed_memory()
         self.ledger = Ledger(
             self.folder if self.writes else None, upto_round=self.play.clock.rounds
         )

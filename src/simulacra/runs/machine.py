@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -14,6 +15,13 @@ import torch
 import torch.distributed as dist
 
 from simulacra.refusals import Refusal, shown
+
+MALLOC = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 64 * 2**20),
+    "M_MMAP_THRESHOLD": (-3, 2**30),
+}
+"""What glibc's mallopt is told: keep what is free, grow by 64 MiB, and map only what is above 1 GiB."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -48,6 +56,20 @@ def _processor_flags() -> set[str]:
         if line.lower().startswith(("flags", "features")):
             return set(line.partition(":")[2].split())
     return set()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what one step frees for the next one.
+
+    glibc hands large blocks back to the system and takes them again, zeroed page by page, in every
+    step: a seventh of the time of a small convolutional model. Only glibc has these settings;
+    elsewhere nothing is done. It holds for the whole process.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    for setting, value in MALLOC.values():
+        library.mallopt(setting, value)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

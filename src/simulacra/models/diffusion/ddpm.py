@@ -45,12 +45,12 @@ from simulacra.spaces import Images, Labels, Space
 
 @dataclass(frozen=True)
 class Config:
-    """``steps`` is T; ``blocks`` is the most that a resolution has on either way (the full one has one,
-    each smaller one has one more). ``num_inference_steps`` and ``eta`` are the sampler's,
+    """``steps`` is T; ``blocks`` are those of the lowest resolution on either way; each larger one has
+    half as many, at least one. ``num_inference_steps`` and ``eta`` are the sampler's,
     ``bound_steps`` the draws of t in ``log_prob``; none of the three touches weights."""
 
     channels: int = 32
-    blocks: int = 4
+    blocks: int = 5
     dropout: float = 0.0
     steps: int = 1000
     schedule: Literal["linear", "cosine"] = "linear"
@@ -95,7 +95,7 @@ class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
         small = space.height * space.width <= 144
         return Config(
             channels=32,
-            blocks=4,
+            blocks=5,
             dropout=dropout,
             schedule="cosine",
             prediction="v",
