@@ -141,7 +141,7 @@ class UNet(nn.Module):
         for index, up in reversed(list(enumerate(self.up))):
             assert isinstance(up, nn.ModuleList)
             for block in up:
-                h = block(h + skips.pop(), level)
+                h = block((h + skips.pop()) * 0.5**0.5, level)
             if index:
                 size = self.sizes[index - 1]
                 h = functional.interpolate(self.grow[index - 1](h), size=size, mode="nearest")

@@ -95,7 +95,7 @@ class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
         small = space.height * space.width <= 144
         return Config(
             channels=32,
-            blocks=5,
+            blocks=3 if small else 5,
             dropout=dropout,
             schedule="cosine",
             prediction="v",
