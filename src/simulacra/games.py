@@ -287,6 +287,9 @@ class Play:
         if not all(torch.isfinite(torch.stack([*norms, told["loss"].to(norms[0].device)]))):
             self._skip(turn)
             return False
+        for player, norm in zip(turn.players, norms, strict=True):
+            prefix = "" if len(self.players) == 1 else f"{player.name}/"
+            numbers[f"{prefix}gradient norm"] = float(norm)
         self.skips = 0
         for player in turn.players:
             self._step(player)

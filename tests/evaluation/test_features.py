@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simulacra.evaluation.class_accuracy import agreement
+from simulacra.evaluation.class_accuracy import ClassAccuracy
 from simulacra.evaluation.features import WEIGHTS, FeatureNet, learn_features, learn_judge
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
@@ -88,7 +88,9 @@ def test_elements_of_another_space_are_refused(eyes):
 
 def test_real_data_keep_to_their_labels_as_the_judge_is_accurate(digits, judge):
     train = digits[0]
-    hits, count = agreement(judge, train)
-    assert hits / count == pytest.approx(judge.accuracy, abs=0.05)
-    wrong = Batch(train.x, (train.condition + 1) % 10)
-    assert agreement(judge, wrong)[0] / count < 0.05
+    said = judge.probabilities(train.x).argmax(1)
+    (right,) = ClassAccuracy(judge).update(said=said, asked=train.condition).compute()
+    assert right.value == pytest.approx(judge.accuracy, abs=0.05)
+    assert right.floor == judge.accuracy
+    (wrong,) = ClassAccuracy(judge).update(said=said, asked=(train.condition + 1) % 10).compute()
+    assert wrong.value < 0.05

@@ -68,7 +68,7 @@ def ruler(digits, eyes, judge):
 def test_a_copier_is_at_the_floor_and_noise_takes_it_away(ruler, digits):
     begun = time.perf_counter()
     good = ruler(Copier(digits[0], 0.0))
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - begun < 30
     bad = ruler(Copier(digits[0], 0.2))
     for name in ("Fréchet distance", "kernel distance", "precision", "density", "coverage"):
         near, far = good[name], bad[name]
@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_is_said(ruler, digits):
     found = ruler(Copier(digits[0], 0.0), num_samples=40, say=heard.append)
     assert "Fréchet distance" not in found
     assert "kernel distance" in found
-    assert len(heard) == 1
+    assert len(heard) == 2
     assert "KID" in heard[0]
 
 

@@ -51,8 +51,44 @@ def check(
         typer.echo(line)
 
 
-def doctor() -> None:
-    """Say what this machine offers, and whether training and resuming work on it."""
+def doctor(
+    what: Annotated[str, typer.Argument(help="machine, or ruler.")] = "machine",
+    data: Annotated[
+        str, typer.Option(help="On which data the ruler is tested: a named set or a path.")
+    ] = "digits",
+    size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
+) -> None:
+    """Say whether training and resuming work here; `doctor ruler`: whether measures can be believed."""
+    from simulacra.refusals import Refusal, shown
+
+    if what == "ruler":
+        _ruler(data, size)
+    elif what == "machine":
+        _machine()
+    else:
+        reason = f"there is no doctor for {shown(what)}"
+        raise Refusal("CFG-084", reason, way_out="ask for machine or ruler")
+
+
+def _ruler(data: str, size: int | None) -> None:
+    import tempfile
+    from pathlib import Path
+
+    from simulacra.data.open import open_data, require_enough
+    from simulacra.runs.judging import ladder_of, ruler_features
+
+    opened = open_data(data, size=size)
+    require_enough(opened)
+    with tempfile.TemporaryDirectory() as folder:
+        ruler_features(opened, Path(folder), 0)
+        ladder = ladder_of(Path(folder))
+    assert ladder is not None
+    for line in ladder.lines():
+        typer.echo(line)
+    raise typer.Exit(0 if ladder.passed else 1)
+
+
+def _machine() -> None:
     import tempfile
     from pathlib import Path
 

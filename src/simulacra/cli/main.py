@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from simulacra.cli import comparing, looking, training, using
+from simulacra.cli import comparing, detecting, looking, training, using
 from simulacra.refusals import Refusal
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def _options(
         os.environ["SIMULACRA_DEBUG"] = "1"
 
 
-for verbs in (comparing, training, using, looking):
+for verbs in (comparing, training, using, detecting, looking):
     verbs.register(app)
 
 

@@ -73,7 +73,7 @@ def score(
             "anomaly score",
             way_out=f"it is {', '.join(capabilities(model))}; `simulacra models` shows who scores",
         )
-    part = _part(run, data, model)
+    part = part_of(run, data, model)
     text = "\n".join(scores(model, part.first(min(count, len(part))))) + "\n"
     if out is None:
         typer.echo(text, nl=False)
@@ -95,7 +95,7 @@ def encode(
 
     model = shelf.from_pretrained(run)
     encoder = require_capability(model, Encoder, to="encode")
-    part = _part(run, data, model)
+    part = part_of(run, data, model)
     codes = in_chunks(encoder.encode, model, part.first(min(count, len(part))))
     typer.echo(_keep(codes, None, out, run / "codes"))
 
@@ -114,7 +114,7 @@ def reconstruct(
     model = shelf.from_pretrained(run)
     encoder = require_capability(model, Encoder, to="reconstruct")
     decoder = require_capability(model, Decoder, to="reconstruct")
-    batch = _part(run, data, model).first(count)
+    batch = part_of(run, data, model).first(count)
 
     def there_and_back(x: Tensor, *, condition: Tensor | None) -> Tensor:
         return decoder.decode(encoder.encode(x, condition=condition), condition=condition)
@@ -140,7 +140,7 @@ def complete(
 
     model = shelf.from_pretrained(run)
     completer = require_capability(model, Completer, to="complete")
-    batch = _part(run, data, model).first(count)
+    batch = part_of(run, data, model).first(count)
     mask = half_known(batch.x, known, seed)
     filled = completer.complete(
         batch.x,
@@ -171,6 +171,7 @@ def evaluate(
 
     from simulacra.cli.terminal import say, showing
     from simulacra.cli.training import parsed_settings
+    from simulacra.runs.comparison import show_run
     from simulacra.runs.judging import READINGS, judge
 
     with showing("evaluate") as show:
@@ -182,6 +183,7 @@ def evaluate(
             settings=parsed_settings(settings or []),
             show=show,
         )
+    page = show_run(run, judgement)
     if as_json:
         typer.echo(json.dumps(judgement.to_json(), indent=2))
         return
@@ -189,10 +191,10 @@ def evaluate(
         typer.echo(reading.text())
     for name, value in judgement.diagnoses.items():
         typer.echo(f"{name}: {value:.4g}")
-    say(f"kept in {run / READINGS}")
+    say(f"kept in {run / READINGS}; the page is {page}")
 
 
-def _part(run: Path, data: str | None, model: Any) -> Any:
+def part_of(run: Path, data: str | None, model: Any) -> Any:
     """The data to use: those the user names, or the test part of the run's own."""
     from simulacra import shelf
     from simulacra.data.open import open_data

@@ -90,6 +90,8 @@ def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> D
             seen = kept = fixed
     names = raw.label_names
     source = dict(raw.source) | {"view": view, "duplicates": duplicates}
+    if view == "dynamic" and isinstance(raw.space, Images):
+        source["grey_levels"] = raw.space.levels
     source |= {"left out": len(raw.survey.bad)} if raw.survey.bad else {}
     return Dataset(
         name,

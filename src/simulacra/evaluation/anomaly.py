@@ -10,6 +10,7 @@ placements (DeLong et al. 1988), summed by datum since each comes intact and spl
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,12 @@ from torch import Tensor
 from simulacra.contract import Density, Scorer
 from simulacra.evaluation.case import Case, Score, scored
 from simulacra.evaluation.intervals import around
+from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 
-NEEDS = (Scorer, Density)
-NAME = "anomaly detection"
+NAME, PRECISION = "anomaly detection", "anomaly detection, precision"
 GUESSING = 0.5
 MOST, FEWEST = 1000, 10
 SHARE = 0.15
@@ -49,14 +50,40 @@ def _halves(x: Tensor, generator: torch.Generator) -> Tensor:
     return masks[which][:, None].expand(x.shape)
 
 
-def area_under_curve(stranger: Tensor, ordinary: Tensor) -> tuple[float, float]:
-    """The area under the ROC curve of scores that come in pairs, both of shape (n,), and its variance.
+def area_under_curve(
+    stranger: Tensor, ordinary: Tensor, *, paired: bool = False
+) -> tuple[float, float]:
+    """The area under the ROC curve of scores (n,) and (m,), and its variance; ties count one half.
 
-    Ties count one half.
+    ``paired``: row i of both comes from the same datum, which the variance takes into account.
     """
     beaten = _placements(stranger, ordinary)
     beating = 1 - _placements(ordinary, stranger)
-    return float(beaten.mean()), float((beaten + beating).var()) / len(beaten)
+    value = float(beaten.mean())
+    if paired:
+        return value, float((beaten + beating).var()) / len(beaten)
+    return value, _mean_variance(beaten) + _mean_variance(beating)
+
+
+def average_precision(stranger: Tensor, ordinary: Tensor) -> float:
+    """The area under the precision-recall curve, as a sum over thresholds (no interpolation)."""
+    scores = torch.cat([stranger, ordinary]).double()
+    strange = torch.cat([torch.ones(len(stranger)), torch.zeros(len(ordinary))]).double()
+    order = scores.argsort(descending=True, stable=True)
+    scores, found = scores[order], strange[order].cumsum(0)
+    last = torch.ones(
+        len(scores), dtype=torch.bool
+    )  # of a run of equal scores, the whole run counts
+    last[:-1] = scores[1:] != scores[:-1]
+    at = last.nonzero()[:, 0]
+    precision = found[at] / (at + 1).double()
+    recall = found[at] / len(stranger)
+    gained = torch.diff(recall, prepend=torch.zeros(1, dtype=torch.float64))
+    return float((precision * gained).sum())
+
+
+def _mean_variance(values: Tensor) -> float:
+    return float(values.var()) / len(values) if len(values) > 1 else 0.25
 
 
 def _placements(scores: Tensor, among: Tensor) -> Tensor:
@@ -67,46 +94,103 @@ def _placements(scores: Tensor, among: Tensor) -> Tensor:
     return below.double() / (2 * len(ordered))
 
 
-def read(case: Case) -> list[Reading]:
-    """One reading, by the model's own score where it has one, else by -log p."""
-    model = case.model
-    if len(case.test) < FEWEST:
-        return []
+class Detection(Measure):
+    """How well scores tell ``strange`` data (n,) from ``ordinary`` ones (m,); higher is stranger.
+
+    ``source``: what the score is. ``among``: what the two sorts are. ``paired``: row i of both comes
+    from one datum.
+    """
+
+    NEEDS = (Scorer, Density)
+    ROLES = REQUIRED = ("strange", "ordinary")
+
+    def __init__(
+        self,
+        source: str,
+        provenance: Provenance | None = None,
+        *,
+        strange: str = "strange",
+        ordinary: str = "ordinary",
+        told: str = "",
+        paired: bool = False,
+    ) -> None:
+        super().__init__(provenance)
+        self.source, self.told, self.paired = source, told, paired
+        self.names = {"ordinary": ordinary, "strange": strange}
+
+    @classmethod
+    def read(cls, case: Case) -> list[Reading]:
+        """On planted anomalies, by the model's own score where it has one, else by -log p."""
+        if len(case.test) < FEWEST:
+            return []
+        score = own_score(case.model)
+        intact = Batch(case.test.x[:MOST], _first(case.test.condition))
+        stream = torch.Generator().manual_seed(mixed(case.seed, 86))
+        planted = Batch(spliced(intact.x, stream), intact.condition)
+        strange = _scored(score, planted, case, SHARE * case.seconds / 2)
+        same = Batch(intact.x[: len(strange)], _first(intact.condition, len(strange)))
+        measure = cls(
+            own_source(case.model),
+            Provenance(seed=case.seed),
+            strange="spliced",
+            ordinary="intact",
+            told=(
+                "; a spliced datum has half of another, every entry alone stays as likely, and 0.5 "
+                "is guessing"
+            ),
+            paired=True,
+        )
+        ordinary = _scored(score, same, case, math.inf)
+        return measure.update(strange=strange, ordinary=ordinary).compute()
+
+    def compute(self) -> list[Reading]:
+        strange, ordinary = self.rows("strange"), self.rows("ordinary")
+        value, variance = area_under_curve(strange, ordinary, paired=self.paired)
+        low, high = around(value, variance)
+        count = {self.names[role]: len(self.rows(role)) for role in ("ordinary", "strange")}
+        ranks = f"{self.source} ranks a {self.names['strange']} datum above an "
+        ranks += f"{self.names['ordinary']} one"
+        share = len(strange) / (len(strange) + len(ordinary))
+        return [
+            self.reading(
+                NAME,
+                value,
+                unit="area under ROC",
+                better="higher",
+                count=count,
+                interval=(max(0.0, low), min(1.0, high)),
+                how=f"chance that {ranks}{self.told}",
+                control=GUESSING,
+            ),
+            self.reading(
+                PRECISION,
+                average_precision(strange, ordinary),
+                unit="average precision",
+                better="higher",
+                count=count,
+                how=(
+                    f"area under the precision-recall curve of {self.source}; without a model: the "
+                    f"share of {self.names['strange']} data"
+                ),
+                control=share,
+            ),
+        ]
+
+
+def own_source(model: Any) -> str:
+    """What ``own_score`` is made of."""
+    return model.score_source if isinstance(model, Scorer) else "-log_prob"
+
+
+def own_score(model: Any) -> Score:
+    """The model's own anomaly score where it has one, else -log p."""
 
     def strangeness(x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
         if isinstance(model, Scorer):
             return model.anomaly_score(x, generator=generator)
         return -model.log_prob(x, condition=condition, generator=generator)  # type: ignore[no-any-return]
 
-    intact = Batch(case.test.x[:MOST], _first(case.test.condition))
-    stream = torch.Generator().manual_seed(mixed(case.seed, 86))
-    planted = Batch(spliced(intact.x, stream), intact.condition)
-    seconds = SHARE * case.seconds / 2
-    strange = _scored(strangeness, planted, case, seconds)
-    count = len(strange)
-    same = Batch(intact.x[:count], _first(intact.condition, count))
-    ordinary = _scored(strangeness, same, case, math.inf)
-    value, variance = area_under_curve(strange, ordinary)
-    low, high = around(value, variance)
-    source = model.score_source if isinstance(model, Scorer) else "-log_prob"
-    return [
-        Reading(
-            name=NAME,
-            value=value,
-            unit="area under ROC",
-            better="higher",
-            low=max(0.0, low),
-            high=min(1.0, high),
-            count={"intact": count, "spliced": count},
-            split="test",
-            seed=case.seed,
-            how=(
-                f"chance that {source} ranks a test datum with half of another above an intact one; "
-                "every entry alone stays as likely, and 0.5 is guessing"
-            ),
-            control=GUESSING,
-        )
-    ]
+    return strangeness
 
 
 def _scored(score: Score, batch: Batch, case: Case, seconds: float) -> Tensor:

@@ -37,7 +37,10 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What every measure reads from; features are computed once, in float64."""
+    """What every measure reads from; features are computed once, in float64.
+
+    ``drawn`` are the samples of a model that draws any.
+    """
 
     model: Any
     space: Space
@@ -49,7 +52,9 @@ class Case:
     seconds: float
     labels: Labels | None = None
     judge: FeatureNet | None = None
-    samples: Samples | None = None
+    drawing: Samples | None = None
+    untrained: Any = None
+    noise_floor: float | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -60,32 +65,47 @@ class Case:
     @property
     def drawn(self) -> Samples:
         """The samples of a model that draws any."""
-        assert self.samples is not None
-        return self.samples
+        assert self.drawing is not None
+        return self.drawing
 
     @cached_property
     def real(self) -> Tensor:
         """Features of the test split, shape (n, d)."""
-        return self.features.features(self.test.x[:MOST_REAL]).double()
+        return self._seen(self.test.x[:MOST_REAL])
 
     @cached_property
     def other_real(self) -> Tensor:
         """Features of as many other real data as there are samples, for the floor."""
-        source = self.valid if self._valid_is_enough else self.train
-        stream = torch.Generator().manual_seed(mixed(self.seed, 81))
-        which = torch.randperm(len(source), generator=stream)[: len(self.drawn.x)]
-        return self.features.features(source.x[which]).double()
+        return self._seen(self.other_data)
 
     @cached_property
-    def fake(self) -> Tensor:
+    def samples(self) -> Tensor:
         """Features of the samples, as many as the floor has data at most."""
-        return self.features.features(self.drawn.x[: len(self.other_real)]).double()
+        return self._seen(self.drawn.x[: len(self.other_data)])
 
     @cached_property
     def gaussian(self) -> Tensor | None:
-        """Features of draws from a Gaussian with the training images' mean and full covariance.
+        """Features of draws from Gaussians; see ``gaussian_data``."""
+        drawn: Tensor | None = self.gaussian_data
+        return None if drawn is None else self._seen(drawn)
 
-        As many as ``fake``; None of data that are no images.
+    def rows(self, role: str) -> Tensor | None:
+        """Features by role: 'real', 'other_real', 'samples' or 'gaussian'."""
+        rows: Any = getattr(self, role)
+        return rows if isinstance(rows, Tensor) else None
+
+    @cached_property
+    def other_data(self) -> Tensor:
+        """As many real data that are not in the test split as there are samples."""
+        source = self.valid if self._valid_is_enough else self.train
+        stream = torch.Generator().manual_seed(mixed(self.seed, 81))
+        return source.x[torch.randperm(len(source), generator=stream)[: len(self.drawn.x)]]
+
+    @cached_property
+    def gaussian_data(self) -> Tensor | None:
+        """Draws from a Gaussian with the training images' mean and full covariance.
+
+        As many as samples; None of data that are no images.
         """
         if not isinstance(self.space, Images):
             return None
@@ -93,19 +113,17 @@ class Case:
         mean, centred = rows.mean(0), rows - rows.mean(0)
         values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(rows) - 1))
         stream = torch.Generator().manual_seed(mixed(self.seed, 86))
-        draws = torch.randn((len(self.fake), len(mean)), generator=stream, dtype=torch.float64)
+        draws = torch.randn((len(self.samples), len(mean)), generator=stream, dtype=torch.float64)
         pixels = mean + draws * values.clamp(min=0).sqrt() @ vectors.T
-        x = pixels.round().clamp(0, self.space.levels - 1).reshape(-1, *self.space.shape)
-        return self.features.features(x.to(self.space.dtype)).double()
+        x: Tensor = pixels.round().clamp(0, self.space.levels - 1).reshape(-1, *self.space.shape)
+        return x.to(self.space.dtype)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return self.features.features(x).double()
 
     @property
     def _valid_is_enough(self) -> bool:
         return len(self.valid) >= min(len(self.drawn.x), len(self.train))
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many data of each sort a distance is between."""
-        return {"samples": len(self.fake), "real": len(self.real)}
 
     @property
     def eyes(self) -> str:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from simulacra.contract import Sampler
 from simulacra.evaluation.case import Case
+from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
 
-NEEDS = ()
 SAMPLING, PARAMETERS = "sampling time", "parameters"
 TRAINING, MEMORY = "training time", "peak memory"
+KNOWN = (
+    (
+        "parameters",
+        PARAMETERS,
+        "numbers",
+        "numbers that training moves by gradients; a closed form's tables are not among them",
+    ),
+    (
+        "training_seconds",
+        TRAINING,
+        "s",
+        "wall-clock seconds in training, evaluation left out",
+    ),
+    ("peak_memory_mib", MEMORY, "MiB", "the training process's largest resident memory"),
+)
 
 
 def median_interval(values: list[float]) -> tuple[float, float] | None:
@@ -31,54 +46,59 @@ def median_interval(values: list[float]) -> tuple[float, float] | None:
     return kept
 
 
-def read(case: Case) -> list[Reading]:
-    """What is known of sampling, size and training."""
-    readings = []
-    if isinstance(case.model, Sampler) and case.drawn.seconds:
-        times = list(case.drawn.seconds)
-        low, high = median_interval(times) or (None, None)
-        how = (
-            f"median over {len(times)} batches of {case.drawn.at_once} samples each, after one sample "
-            f"to warm up, with {torch.get_num_threads()} threads"
-        )
-        median = float(torch.tensor(times, dtype=torch.float64).quantile(0.5))
-        readings.append(
-            _reading(case, SAMPLING, median, "s/sample", how, len(times), low, high, "samples")
-        )
-    if isinstance(case.model, nn.Module):
-        size = sum(one.numel() for one in case.model.parameters())
-        how = "numbers that training moves by gradients; a closed form's tables are not among them"
-        readings.append(_reading(case, PARAMETERS, size, "numbers", how, 1))
-    for key, name, unit, how in (
-        ("training_seconds", TRAINING, "s", "wall-clock seconds in training, evaluation left out"),
-        ("peak_memory_mib", MEMORY, "MiB", "the training process's largest resident memory"),
-    ):
-        if key in case.cost:
-            readings.append(_reading(case, name, case.cost[key], unit, how, 1))
-    return readings
+class Cost(Measure):
+    """What is known of sampling, size and training.
 
+    ``seconds`` are those a sample, one number a batch of ``at_once`` samples; ``known`` are other
+    costs by name.
+    """
 
-def _reading(
-    case: Case,
-    name: str,
-    value: float,
-    unit: str,
-    how: str,
-    count: int,
-    low: float | None = None,
-    high: float | None = None,
-    split: str = "training",
-) -> Reading:
-    better: Literal["lower"] = "lower"
-    return Reading(
-        name=name,
-        value=float(value),
-        unit=unit,
-        better=better,
-        low=low,
-        high=high,
-        count=count,
-        split=split,
-        seed=case.seed,
-        how=how,
-    )
+    ROLES = ("seconds",)
+
+    def __init__(
+        self,
+        provenance: Provenance | None = None,
+        *,
+        at_once: int = 1,
+        known: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(provenance)
+        self.at_once, self.known = at_once, known or {}
+
+    @classmethod
+    def read(cls, case: Case) -> list[Reading]:
+        known, seconds, at_once = dict(case.cost), None, 1
+        if isinstance(case.model, nn.Module):
+            known["parameters"] = sum(one.numel() for one in case.model.parameters())
+        if isinstance(case.model, Sampler):
+            seconds = torch.tensor(case.drawn.seconds, dtype=torch.float64)
+            at_once = case.drawn.at_once
+        measure = cls(Provenance(split="training", seed=case.seed), at_once=at_once, known=known)
+        return measure.update(seconds=seconds).compute()
+
+    def compute(self) -> list[Reading]:
+        readings = []
+        if self.has("seconds"):
+            times = self.rows("seconds")
+            readings.append(
+                self.reading(
+                    SAMPLING,
+                    float(times.quantile(0.5)),
+                    unit="s/sample",
+                    better="lower",
+                    count=len(times),
+                    interval=median_interval(times.tolist()),
+                    split="samples",
+                    how=(
+                        f"median over {len(times)} batches of {self.at_once} samples each, after one "
+                        f"sample to warm up, with {torch.get_num_threads()} threads"
+                    ),
+                )
+            )
+        for key, name, unit, how in KNOWN:
+            if key in self.known:
+                value = self.known[key]
+                readings.append(
+                    self.reading(name, value, unit=unit, better="lower", count=1, how=how)
+                )
+        return readings

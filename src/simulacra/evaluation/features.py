@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,11 @@ class FeatureNet:
         """How many features a datum has."""
         size = self.network.dimension if isinstance(self.network, Standardise) else DIMENSION
         return int(size)
+
+    @cached_property
+    def identity(self) -> str:
+        """What kind of net this is, and the start of its weights' SHA-256."""
+        return f"{self.kind} {sha256(self._weights())[:12]}"
 
     def features(self, x: Tensor) -> Tensor:
         """Features of elements, shape (n, *shape) to (n, dimension), float32."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from torch import Tensor
 
@@ -30,3 +32,12 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     # At the ends the formula gives nought and one, but for rounding.
     low = 0.0 if successes == 0 else centre - reach
     return low, 1.0 if successes == trials else centre + reach
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval of the mean of a few independent values, at least two (1908)."""
+    from scipy.stats import t  # half a second to import, and only needed for several seeds
+
+    count = len(values)
+    reach = float(t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    return fmean(values) - reach, fmean(values) + reach

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from simulacra.contract import Sampler
-from simulacra.evaluation.case import Case
 from simulacra.evaluation.intervals import around
+from simulacra.evaluation.measure import SetMeasure
 from simulacra.evaluation.reading import Reading
 from simulacra.refusals import Refusal
 
-NEEDS = (Sampler,)
 NAME = "kernel distance"
 CHUNK = 1000
 
@@ -105,22 +104,26 @@ def in_subsets(
     return float(spread.mean()), float(spread.std())
 
 
-def read(case: Case) -> list[Reading]:
-    """KID of the samples, its interval and its floor."""
-    value, variance = with_variance(case.fake, case.real)
-    low, high = around(value, variance)
-    return [
-        Reading(
-            name=NAME,
-            value=value,
-            unit="",
-            better="lower",
-            low=low,
-            high=high,
-            count=case.counts,
-            split="test",
-            seed=case.seed,
-            how=f"unbiased squared MMD with the cubic kernel {case.eyes}; noise can make it negative",
-            floor=kernel_distance(case.other_real, case.real),
-        )
-    ]
+class KernelDistance(SetMeasure):
+    """KID of features of samples (n, d) against real ones (m, d), and that of other real ones."""
+
+    NEEDS = (Sampler,)
+    ROLES = ("samples", "real", "other_real")
+
+    def compute(self) -> list[Reading]:
+        value, variance = with_variance(self.rows("samples"), self.rows("real"))
+        floor = None
+        if self.has("other_real"):
+            floor = kernel_distance(self.rows("other_real"), self.rows("real"))
+        about = f"unbiased squared MMD with the cubic kernel {self.provenance.about}".rstrip()
+        return [
+            self.reading(
+                NAME,
+                value,
+                better="lower",
+                count=self.counts(),
+                interval=around(value, variance),
+                how=f"{about}; noise can make it negative",
+                floor=floor,
+            )
+        ]

@@ -10,11 +10,13 @@ from torch import Tensor
 from simulacra.contract import Density, Kind
 from simulacra.evaluation.case import Case, scored
 from simulacra.evaluation.intervals import mean_interval
+from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
-from simulacra.spaces import Measure
+from simulacra.spaces import Measure as Against
+from simulacra.spaces import Space, Tokens
 
-NEEDS = (Density,)
 NATS, BITS = "negative log-likelihood", "bits per dimension"
+PERPLEXITY = "perplexity"
 GIVEN = " given labels"
 SHARE = 0.3
 
@@ -36,42 +38,95 @@ def log_probs(case: Case, seconds: float) -> Tensor:
     return scored(score, case.test, conditional=case.conditional, seed=case.seed, seconds=seconds)
 
 
-def read(case: Case) -> list[Reading]:
-    """Two readings of the same thing; the interval is the normal one over the data."""
-    return readings_of(log_probs(case, SHARE * case.seconds), case)
+class Likelihood(Measure):
+    """Nats and bits of ``log_prob`` (n,), in nats; the interval is the normal one over the data.
 
+    ``given``: whether it is log p(x | label), which is read under names of its own. ``out_of``: how
+    many data there were to score.
+    """
 
-def readings_of(log_prob: Tensor, case: Case) -> list[Reading]:
-    """The readings of log p(x), or of log p(x | label) under names of their own."""
-    kind, space = case.model.kind, case.space
-    given = GIVEN if case.conditional else ""
-    against = {
-        Measure.COUNTING: "",
-        Measure.LEBESGUE: ", a density, so it may be negative and depends on the data's units",
-        Measure.MIXED: ", partly a density, so it depends on the data's units",
-    }[space.measure]
-    part = "all" if len(log_prob) == len(case.test) else "a random part"
-    how = f"mean of -log p(x{' | label' if given else ''}) over {part} of the test split"
-    readings = []
-    for name, unit, scale in (
-        (NATS, "nats", 1.0),
-        (BITS, "bits/dim", 1 / (space.dimensions * math.log(2))),
-    ):
-        values = -log_prob * scale
-        low, high = mean_interval(values) if len(values) > 1 else (None, None)
-        readings.append(
-            Reading(
-                name=name + given,
-                value=float(values.mean()),
-                unit=unit,
-                kind=kind,
-                better="lower",
-                low=low,
-                high=high,
-                count=len(values),
-                split="test",
-                seed=case.seed,
-                how=f"{how}{against}; {MEANING[kind]}",
-            )
+    NEEDS = (Density,)
+    ROLES = REQUIRED = ("log_prob",)
+
+    def __init__(
+        self,
+        space: Space,
+        kind: Kind,
+        provenance: Provenance | None = None,
+        *,
+        given: bool = False,
+        out_of: int | None = None,
+        noise_floor: float | None = None,
+    ) -> None:
+        super().__init__(provenance)
+        self.space, self.kind, self.given, self.out_of = space, kind, given, out_of
+        self.noise_floor = noise_floor
+
+    @classmethod
+    def read(cls, case: Case) -> list[Reading]:
+        measure = cls(
+            case.space,
+            case.model.kind,
+            Provenance.of(case, features=False),
+            given=case.conditional,
+            out_of=len(case.test),
+            noise_floor=case.noise_floor,
         )
-    return readings
+        return measure.update(log_prob=log_probs(case, SHARE * case.seconds)).compute()
+
+    def compute(self) -> list[Reading]:
+        log_prob = self.rows("log_prob").double()
+        against = {
+            Against.COUNTING: "",
+            Against.LEBESGUE: ", a density, so it may be negative and depends on the data's units",
+            Against.MIXED: ", partly a density, so it depends on the data's units",
+        }[self.space.measure]
+        part = "a random part" if self.out_of and len(log_prob) < self.out_of else "all"
+        how = f"mean of -log p(x{' | label' if self.given else ''}) over {part} of the "
+        how += f"{self.provenance.split} split"
+        if self.noise_floor is not None:
+            how += (
+                "; the floor is the entropy of the pixels' own coin flips, which no model can beat"
+            )
+        readings = []
+        for name, unit, scale in (
+            (NATS, "nats", 1.0),
+            (BITS, "bits/dim", 1 / (self.space.dimensions * math.log(2))),
+        ):
+            values = -log_prob * scale
+            readings.append(
+                self.reading(
+                    name + (GIVEN if self.given else ""),
+                    float(values.mean()),
+                    unit=unit,
+                    kind=self.kind,
+                    better="lower",
+                    count=len(values),
+                    interval=mean_interval(values) if len(values) > 1 else None,
+                    how=f"{how}{against}; {MEANING[self.kind]}",
+                    floor=None if self.noise_floor is None else self.noise_floor * scale,
+                )
+            )
+        if isinstance(self.space, Tokens):
+            readings.append(self._perplexity(log_prob, part))
+        return readings
+
+    def _perplexity(self, log_prob: Tensor, part: str) -> Reading:
+        """exp of the nats a token (Jelinek et al. 1977)."""
+        values = -log_prob / self.space.dimensions
+        low, high = mean_interval(values) if len(values) > 1 else (None, None)
+        return self.reading(
+            PERPLEXITY + (GIVEN if self.given else ""),
+            float(values.mean().exp()),
+            unit="tokens",
+            kind=self.kind,
+            better="lower",
+            count=len(values),
+            interval=None if low is None or high is None else (math.exp(low), math.exp(high)),
+            how=(
+                f"exp of the mean nats a token over {part} of the {self.provenance.split} split; "
+                f"a uniform guess has {self.space.vocabulary}; {MEANING[self.kind]}"
+                if isinstance(self.space, Tokens)
+                else ""
+            ),
+        )

@@ -11,18 +11,16 @@ and size have coverage 1 - 2^-k. A border belongs to its ball in all four.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from simulacra.contract import Sampler
-from simulacra.evaluation.case import Case
 from simulacra.evaluation.intervals import mean_interval, wilson
+from simulacra.evaluation.measure import SetMeasure
 from simulacra.evaluation.reading import Reading
 from simulacra.refusals import Refusal
 
-NEEDS = (Sampler,)
 PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS = 3, 5
 COVERAGE = "coverage"
 CHUNK = 1000
@@ -83,43 +81,45 @@ def compare(fake: Tensor, real: Tensor) -> Manifold:
     return Manifold(torch.cat(precise), recalled, density, covered)
 
 
-def read(case: Case) -> list[Reading]:
-    """Four readings at equal counts; their intervals hold the other set of data fixed."""
-    count = min(len(case.fake), len(case.real))
-    real = case.real[:count]
-    found, floor = compare(case.fake[:count], real), compare(case.other_real[:count], real)
-    few, many = f"k = {PRECISION_NEIGHBOURS}", f"k = {COVERAGE_NEIGHBOURS}"
-    told = (
-        ("precision", found.precise, floor.precise, f"share of samples near real data, {few}"),
-        ("recall", found.recalled, floor.recalled, f"share of real data near samples, {few}"),
-        ("density", found.density, floor.density, f"real neighbourhoods a sample is in, {many}"),
-        (
-            COVERAGE,
-            found.covered,
-            floor.covered,
-            f"share of real data with a sample near, {many}",
-        ),
-    )
-    count_of = {"samples": count, "real": count}
-    return [_reading(case, count_of, *one) for one in told]
+class Neighbourhoods(SetMeasure):
+    """The four readings at equal counts; their intervals hold the other set of data fixed."""
 
+    NEEDS = (Sampler,)
+    ROLES = ("samples", "real", "other_real")
 
-def _reading(
-    case: Case, count: dict[str, int], name: str, entries: Tensor, floor: Tensor, how: str
-) -> Reading:
-    share = entries.dtype == torch.bool
-    low, high = wilson(int(entries.sum()), len(entries)) if share else mean_interval(entries)
-    better: Literal["higher"] = "higher"
-    return Reading(
-        name=name,
-        value=float(entries.double().mean()),
-        unit="share" if share else "neighbourhoods",
-        better=better,
-        low=low,
-        high=high,
-        count=count,
-        split="test",
-        seed=case.seed,
-        how=f"{how}, {case.eyes}",
-        floor=float(floor.double().mean()),
-    )
+    def compute(self) -> list[Reading]:
+        samples, real = self.rows("samples"), self.rows("real")
+        count = min(len(samples), len(real))
+        found = compare(samples[:count], real[:count])
+        floor = None
+        if self.has("other_real") and len(self.rows("other_real")) >= count:
+            floor = compare(self.rows("other_real")[:count], real[:count])
+        few, many = f"k = {PRECISION_NEIGHBOURS}", f"k = {COVERAGE_NEIGHBOURS}"
+        told = (
+            ("precision", "precise", f"share of samples near real data, {few}"),
+            ("recall", "recalled", f"share of real data near samples, {few}"),
+            ("density", "density", f"real neighbourhoods a sample is in, {many}"),
+            (COVERAGE, "covered", f"share of real data with a sample near, {many}"),
+        )
+        readings = []
+        for name, field, how in told:
+            entries: Tensor = getattr(found, field)
+            other = None if floor is None else float(getattr(floor, field).double().mean())
+            share = entries.dtype == torch.bool
+            readings.append(
+                self.reading(
+                    name,
+                    float(entries.double().mean()),
+                    unit="share" if share else "neighbourhoods",
+                    better="higher",
+                    count={"samples": count, "real": count},
+                    interval=(
+                        wilson(int(entries.sum()), len(entries))
+                        if share
+                        else mean_interval(entries)
+                    ),
+                    how=f"{how}, {self.provenance.about}".rstrip(", "),
+                    floor=other,
+                )
+            )
+        return readings

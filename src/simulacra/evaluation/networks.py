@@ -141,14 +141,19 @@ def examples_for(count: int) -> int:
     return min(max(40_000, 4 * count), 300_000)
 
 
-def train_classifier(net: Classifier, x: Tensor, labels: Tensor, seed: int) -> None:
-    """AdamW, one cycle of the learning rate, smoothed labels; images are shifted by a few pixels."""
+def train_classifier(
+    net: Classifier, x: Tensor, labels: Tensor, seed: int, *, examples: int | None = None
+) -> None:
+    """AdamW, one cycle of the learning rate, smoothed labels; images are shifted by a few pixels.
+
+    ``examples``: how many are seen; without it as many as suit the data.
+    """
     net.train()
     if not isinstance(net.body, ConvolutionalBody):
         next(part for part in net.modules() if isinstance(part, Standardise)).fit(x)
     stream = torch.Generator().manual_seed(seed)
     size = min(BATCH, len(x))
-    steps = max(1, examples_for(len(x)) // size)
+    steps = max(1, (examples or examples_for(len(x))) // size)
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=5e-3, total_steps=steps + 1)
     order = torch.empty(0, dtype=torch.long)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import fmean
 from typing import Any, Literal
 
 from simulacra.contract import Kind
+from simulacra.evaluation.intervals import student_interval
 from simulacra.refusals import Refusal, shown
 
 NUMBERS = ("value", "low", "high", "floor", "control")
@@ -21,13 +23,15 @@ class Reading:
     LOWER is a lower bound of log p, so '≤' stands before nats and bits. ``low`` and ``high`` are a
     95 % interval. ``count``: how many data, or how many of each sort ('real', 'samples').
     ``how``: one sentence. ``floor``: the same measure between real data and other real data, at
-    the same counts; ``control``: the same measure for what needs no model at all.
+    the same counts; ``control``: the same measure for what needs no model at all. 'nearer' is better
+    where the best value is the floor itself. ``features``: the kind of the net that saw the data, and
+    the start of its weights' SHA-256; empty where none did.
     """
 
     name: str
     value: float
     unit: str
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", "nearer"]
     count: int | dict[str, int]
     split: str
     seed: int
@@ -37,6 +41,7 @@ class Reading:
     high: float | None = None
     floor: float | None = None
     control: float | None = None
+    features: str = ""
 
     def text(self) -> str:
         """The whole reading on one line."""
@@ -49,7 +54,10 @@ class Reading:
             notes.append(f"real against real {self.floor:.4g}")
         if self.control is not None:
             notes.append(f"without a model {self.control:.4g}")
-        return f"{notes[0]} ({', '.join([*notes[1:], self.counted, self.split])}, seed {self.seed})"
+        notes += [self.counted, self.split, f"seed {self.seed}"]
+        if self.features:
+            notes.append(f"features {self.features}")
+        return f"{notes[0]} ({', '.join(notes[1:])})"
 
     @property
     def counted(self) -> str:
@@ -82,3 +90,33 @@ class Reading:
         if values.get("kind") is not None:
             values["kind"] = Kind(values["kind"])
         return cls(**values)
+
+
+def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
+    """Readings of the same model trained with several seeds, as means with Student's 95 % interval.
+
+    A reading that one run lacks is left out: a mean over fewer runs would not compare.
+    """
+    by_name = [{one.name: one for one in readings} for readings in runs]
+    means = []
+    for first in runs[0]:
+        if not all(first.name in one for one in by_name):
+            continue
+        same = [one[first.name] for one in by_name]
+        values = [one.value for one in same]
+        low, high = student_interval(values)
+        floors = [one.floor for one in same if one.floor is not None]
+        controls = [one.control for one in same if one.control is not None]
+        spread = f"{min(values):.4g} to {max(values):.4g}"
+        means.append(
+            replace(
+                first,
+                value=fmean(values),
+                low=low,
+                high=high,
+                floor=fmean(floors) if floors else None,
+                control=fmean(controls) if controls else None,
+                how=f"{first.how}; mean of {len(values)} training seeds, which lie from {spread}",
+            )
+        )
+    return tuple(means)

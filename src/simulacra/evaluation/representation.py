@@ -15,12 +15,14 @@ from simulacra.contract import Encoder
 from simulacra.evaluation.case import SCORED_AT_ONCE, Case
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.manifold import CHUNK, squared_distances
+from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.networks import flat
 from simulacra.evaluation.reading import Reading
 from simulacra.games import Batch
+from simulacra.probability.clustering import k_means
 
-NEEDS = (Encoder,)
 LINEAR, NEAREST = "linear probe", "nearest-neighbour probe"
+MUTUAL, RAND = "clusters, mutual information", "clusters, Rand index"
 NEIGHBOURS = 5
 WEIGHT_DECAY = 1e-3
 MOST_TRAIN, MOST_TEST = 5000, 2000
@@ -82,38 +84,111 @@ def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return (train - mean) / scale, (test - mean) / scale
 
 
-def read(case: Case) -> list[Reading]:
-    """Two readings for labelled data; none for a conditional model, whose code may ask for the label."""
-    train, test = case.train, case.test
-    if case.labels is None or case.conditional or train.condition is None or test.condition is None:
-        return []
-    taught = (train.x[:MOST_TRAIN], train.condition[:MOST_TRAIN].cpu().long())
-    asked = (test.x[:MOST_TEST], test.condition[:MOST_TEST].cpu().long())
-    model: Encoder = case.model
-    coded = _standardised(codes_of(model, taught[0]), codes_of(model, asked[0]))
-    raw = _standardised(flat(taught[0], case.space), flat(asked[0], case.space))
-    size, count = coded[0].shape[1], len(asked[0])
-    readings = []
-    for name, probe in ((LINEAR, linear_hits), (NEAREST, nearest_hits)):
-        hits = probe(Batch(coded[0], taught[1]), Batch(coded[1], asked[1]))
-        control = probe(Batch(raw[0], taught[1]), Batch(raw[1], asked[1])) / count
-        low, high = wilson(hits, count)
-        readings.append(
-            Reading(
-                name=name,
-                value=hits / count,
-                unit="accuracy",
-                better="higher",
-                low=low,
-                high=high,
-                count=count,
-                split="test",
-                seed=case.seed,
-                how=(
-                    f"labels read from standardised codes of {size} numbers by a {name} taught on "
-                    f"{len(taught[0]):,} training data; the raw data give {control:.3f}"
-                ),
-                control=control,
-            )
+class Representation(Measure):
+    """How much of the labels codes hold: probes, clusters, beside the raw data and a random network.
+
+    Roles: ``train`` and ``test`` are codes (n, d); ``raw_train`` and ``raw_test``, ``random_train`` and
+    ``random_test`` the controls'; ``train_labels`` and ``test_labels`` (n,).
+    """
+
+    NEEDS = (Encoder,)
+    REQUIRED = ("train", "test", "train_labels", "test_labels")
+    ROLES = (*REQUIRED, "raw_train", "raw_test", "random_train", "random_test")
+
+    @classmethod
+    def read(cls, case: Case) -> list[Reading]:
+        """None for unlabelled data and for a conditional model, whose code may ask for the label."""
+        train, test, model = case.train, case.test, case.model
+        if case.labels is None or case.conditional:
+            return []
+        if train.condition is None or test.condition is None:
+            return []
+        seen, asked = train.x[:MOST_TRAIN], test.x[:MOST_TEST]
+        measure = cls(Provenance(seed=case.seed)).update(
+            train=codes_of(model, seen),
+            test=codes_of(model, asked),
+            raw_train=flat(seen, case.space),
+            raw_test=flat(asked, case.space),
+            train_labels=train.condition[:MOST_TRAIN].cpu().long(),
+            test_labels=test.condition[:MOST_TEST].cpu().long(),
         )
-    return readings
+        untrained = case.untrained
+        if untrained is not None:
+            measure.update(
+                random_train=codes_of(untrained, seen), random_test=codes_of(untrained, asked)
+            )
+        return measure.compute()
+
+    def compute(self) -> list[Reading]:
+        labels, asked = self.rows("train_labels"), self.rows("test_labels")
+        size = self.rows("train").shape[1]
+        count = len(asked)
+        readings = []
+        for name, probe in ((LINEAR, linear_hits), (NEAREST, nearest_hits)):
+            hits = {
+                prefix: probe(Batch(taught, labels), Batch(judged, asked))
+                for prefix, (taught, judged) in self._pairs().items()
+            }
+            others = ", ".join(
+                f"{'the raw data' if prefix == 'raw_' else 'the same network untrained'} "
+                f"{hits[prefix] / count:.3f}"
+                for prefix in hits
+                if prefix
+            )
+            control = max((hits[prefix] / count for prefix in hits if prefix), default=None)
+            readings.append(
+                self.reading(
+                    name,
+                    hits[""] / count,
+                    unit="accuracy",
+                    better="higher",
+                    count=count,
+                    interval=wilson(hits[""], count),
+                    how=(
+                        f"labels read from standardised codes of {size} numbers by a {name} taught on "
+                        f"{len(labels):,} training data; without a model is the better of: {others}"
+                    ),
+                    control=control,
+                )
+            )
+        return readings + self._clusters(asked)
+
+    def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Standardised codes, and those of the controls that are there, by prefix of their roles."""
+        return {
+            prefix: _standardised(self.rows(f"{prefix}train"), self.rows(f"{prefix}test"))
+            for prefix in ("", "raw_", "random_")
+            if self.has(f"{prefix}train")
+        }
+
+    def _clusters(self, labels: Tensor) -> list[Reading]:
+        """Agreement of k-means clusters of the test codes with the labels (scikit-learn's measures)."""
+        # A second to import, and only needed here.
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        classes = int(labels.max()) + 1
+        pairs = self._pairs()
+        seed = self.provenance.seed
+        found = {
+            prefix: k_means(judged, min(classes, len(judged)), seed)
+            for prefix, (_, judged) in pairs.items()
+        }
+        told = (
+            (MUTUAL, "normalised mutual information", normalized_mutual_info_score),
+            (RAND, "adjusted Rand index", adjusted_rand_score),
+        )
+        return [
+            self.reading(
+                name,
+                score(labels.numpy(), found[""].numpy()),
+                unit="",
+                better="higher",
+                count=len(labels),
+                how=(
+                    f"{words} of labels with {classes} k-means clusters of standardised codes; 0 is "
+                    "chance; without a model: the raw data"
+                ),
+                control=score(labels.numpy(), found["raw_"].numpy()) if "raw_" in found else None,
+            )
+            for name, words, score in told
+        ]

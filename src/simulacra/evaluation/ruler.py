@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from simulacra.contract import Sampler
-from simulacra.evaluation import (
-    anomaly,
-    class_accuracy,
-    cost,
-    frechet,
-    kernel_distance,
-    likelihood,
-    manifold,
-    representation,
-)
+from simulacra.evaluation.anomaly import Detection
 from simulacra.evaluation.case import Case, Samples, draw, shuffled
+from simulacra.evaluation.class_accuracy import ClassAccuracy
+from simulacra.evaluation.cost import Cost
+from simulacra.evaluation.diversity import Diversity
 from simulacra.evaluation.features import FeatureNet, learn_features, learn_judge
+from simulacra.evaluation.frechet import FrechetDistance
+from simulacra.evaluation.inception_score import InceptionScore
+from simulacra.evaluation.kernel_distance import KernelDistance
+from simulacra.evaluation.likelihood import Likelihood
+from simulacra.evaluation.manifold import Neighbourhoods
+from simulacra.evaluation.measure import Measure
+from simulacra.evaluation.memorisation import Memorisation
+from simulacra.evaluation.modes import Modes
+from simulacra.evaluation.ngrams import NGrams
 from simulacra.evaluation.reading import Reading
+from simulacra.evaluation.rebuilding import Completion, Reconstruction
+from simulacra.evaluation.representation import Representation
+from simulacra.evaluation.second_opinion import SecondOpinion
+from simulacra.evaluation.synthetic_training import SyntheticTraining
+from simulacra.evaluation.tables import Columns
+from simulacra.evaluation.two_sample import TwoSample
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.spaces import Labels, Space
@@ -30,29 +39,26 @@ __all__ = ["MEASURES", "Measure", "Samples", "learn_features", "learn_judge", "m
 
 SAMPLING_SHARE = 0.5
 
-
-class Measure(Protocol):
-    """One file of this room."""
-
-    @property
-    def NEEDS(self) -> tuple[type, ...]:  # noqa: N802
-        """The capabilities of which a model needs one; empty where every model is measured."""
-        ...
-
-    def read(self, case: Case) -> list[Reading]:
-        """The readings; an empty list where the question does not arise."""
-        ...
-
-
-MEASURES: tuple[Measure, ...] = (
-    likelihood,
-    frechet,
-    kernel_distance,
-    manifold,
-    class_accuracy,
-    anomaly,
-    representation,
-    cost,
+MEASURES: tuple[type[Measure], ...] = (
+    Likelihood,
+    FrechetDistance,
+    KernelDistance,
+    SecondOpinion,
+    Neighbourhoods,
+    TwoSample,
+    Diversity,
+    InceptionScore,
+    ClassAccuracy,
+    SyntheticTraining,
+    Modes,
+    Columns,
+    NGrams,
+    Memorisation,
+    Detection,
+    Representation,
+    Reconstruction,
+    Completion,
+    Cost,
 )
 
 
@@ -71,6 +77,8 @@ def measure(
     budget_seconds: float = 60.0,
     training_cost: Mapping[str, float] | None = None,
     samples: Samples | None = None,
+    untrained: Any = None,
+    noise_floor: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Reading]:
     """All readings of ``model``.
@@ -79,8 +87,9 @@ def measure(
     not the model is conditional). ``judge``: see ``learn_judge``, for the class accuracy of samples.
     ``budget_seconds``: what sampling and scoring may take together, about; a slow model is measured
     on fewer data, and its readings say on how many. ``training_cost``: 'training_seconds' and
-    'peak_memory_mib'. ``samples``: drawn before; else drawn here. ``say`` hears, in a line each,
-    which measures had to refuse, and why.
+    'peak_memory_mib'. ``samples``: drawn before; else drawn here. ``untrained``: the same
+    network with its first weights, the control of codes. ``noise_floor``: nats a datum that no model
+    can get below. ``say`` hears, in a line each, which measures had to refuse, and why.
     """
     with evaluating(model):
         if samples is None and isinstance(model, Sampler):
@@ -97,7 +106,9 @@ def measure(
             seconds=budget_seconds,
             labels=labels,
             judge=judge,
-            samples=samples,
+            drawing=samples,
+            untrained=untrained,
+            noise_floor=noise_floor,
             cost=training_cost or {},
         )
         readings: list[Reading] = []

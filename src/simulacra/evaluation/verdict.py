@@ -35,10 +35,14 @@ class Verdict:
     best: tuple[str, ...] = ()
 
 
-def verdicts(readings: Mapping[str, Sequence[Reading]]) -> list[Verdict]:
-    """What the readings of several models, by model, say for each use."""
+def verdicts(readings: Mapping[str, Sequence[Reading]], *, trusted: bool = True) -> list[Verdict]:
+    """What the readings of several models, by model, say for each use.
+
+    ``trusted``: whether the ruler passed its own test on these data; else samples are not ranked.
+    """
+    failed = "The ruler failed its own test on these data, so nobody's samples are ranked."
     return [
-        _sampling(readings),
+        _sampling(readings) if trusted else Verdict("sampling", failed),
         _density(readings),
         _anomaly(readings),
         _features(readings),

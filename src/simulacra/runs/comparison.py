@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from simulacra import shelf
 from simulacra.contract import Sampler
 from simulacra.data.dataset import Dataset
 from simulacra.data.open import open_data, require_enough
+from simulacra.evaluation.reading import over_seeds
+from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes, write_json
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint
 from simulacra.runs.budget import Budget
-from simulacra.runs.judging import READINGS, judge, ruler_features
+from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_features
 from simulacra.runs.machine import choose_device, describe_machine
 from simulacra.runs.pictures import grid, png
 from simulacra.runs.recipe import Recipe
-from simulacra.runs.report import write_report
+from simulacra.runs.report import write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
 from simulacra.runs.using import sample_in_chunks
@@ -37,6 +39,8 @@ from simulacra.spaces import Images
 
 PLAN = "comparison.json"
 PICTURE = "samples.png"
+REAL = "real.png"
+NUMBERS = "report.json"
 PICTURED = 40
 
 
@@ -79,17 +83,64 @@ def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
     return wanted
 
 
-def compare(
-    names: str, out: Path, *, device: str = "auto", show: Show = QUIET, **choices: Any
+def compare_seeds(
+    names: str,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    device: str = "auto",
+    show: Show = QUIET,
+    **choices: Any,
 ) -> Path:
-    """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``."""
+    """The same comparison with several seeds, each in a folder of its own, and one page of all.
+
+    Readings are means over the seeds, with an interval from their spread; the split and the ruler's
+    eyes are the same for all.
+    """
+    if len(set(seeds)) < 2:
+        reason = f"{len(set(seeds))} seeds have no spread"
+        raise Refusal("CFG-062", reason, way_out="give at least two, such as --seeds 0-2")
+    for seed in seeds:
+        show.line(f"seed {seed}")
+        folder = out / f"seed-{seed}"
+        compare(names, folder, ruler=out, device=device, show=show, **choices, seed=seed)
+    first = out / f"seed-{seeds[0]}"
+    plan = Plan(**{**read_json(first / PLAN), "models": tuple(read_json(first / PLAN)["models"])})
+    data = open_data(plan.data, view=plan.view, size=plan.size, skip_bad=plan.skip_bad)
+    whole, failures = dict[str, Judgement](), dict[str, str]()
+    for name in plan.models:
+        folders = [out / f"seed-{seed}" / name for seed in seeds]
+        missing = [str(folder) for folder in folders if not (folder / READINGS).is_file()]
+        if missing:
+            failures[name] = f"not judged with every seed: {', '.join(missing)}"
+            continue
+        judged = [Judgement.read(folder) for folder in folders]
+        whole[name] = Judgement(over_seeds([one.readings for one in judged]), {})
+    told = f"{','.join(map(str, seeds))}"
+    return finish(out, plan, data, failures, device, home=first, judgements=whole, seeds=told)
+
+
+def compare(
+    names: str,
+    out: Path,
+    *,
+    ruler: Path | None = None,
+    device: str = "auto",
+    show: Show = QUIET,
+    **choices: Any,
+) -> Path:
+    """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``.
+
+    ``ruler``: the folder with the ruler's nets, else ``out``.
+    """
+    ruler = ruler or out
     draft = Plan(models=(), **choices)
     Budget.parse(draft.budget)
     data = open_data(draft.data, view=draft.view, size=draft.size, skip_bad=draft.skip_bad)
     require_enough(data)
     plan = Plan(models=chosen_models(names, data), **choices)
     _claim(out, plan)
-    ruler_features(data, out, plan.seed, show)
+    ruler_features(data, ruler, 0 if ruler != out else plan.seed, show)
     failures: dict[str, str] = {}
     for number, model in enumerate(plan.models, 1):
         folder = out / model
@@ -103,7 +154,9 @@ def compare(
             show.line(f"[{number}/{len(plan.models)}] {model}: {problem}")
             continue
         _picture(folder, data)
-        judge(folder, num_samples=plan.num_samples, seed=plan.seed, data=data, ruler=out, show=show)
+        judge(
+            folder, num_samples=plan.num_samples, seed=plan.seed, data=data, ruler=ruler, show=show
+        )
     return finish(out, plan, data, failures, device)
 
 
@@ -173,6 +226,15 @@ def _environment() -> Mapping[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
+def show_run(folder: Path, judgement: Judgement) -> Path:
+    """Write the page of one judged run, with pictures of its samples and of its data."""
+    data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+    _picture(folder, data)
+    if isinstance(data.space, Images):
+        write_bytes(folder / REAL, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
+    return write_run_report(folder, judgement, folder)
+
+
 def _picture(folder: Path, data: Dataset) -> None:
     model = shelf.from_pretrained(folder)
     if isinstance(model, Sampler) and isinstance(data.space, Images):
@@ -180,26 +242,53 @@ def _picture(folder: Path, data: Dataset) -> None:
         write_bytes(folder / PICTURE, png(grid(x, data.space, pixels=360)))
 
 
-def finish(out: Path, plan: Plan, data: Dataset, failures: Mapping[str, str], device: str) -> Path:
-    """Write the page from what the folders hold."""
-    real = out / "real.png"
+def finish(
+    out: Path,
+    plan: Plan,
+    data: Dataset,
+    failures: Mapping[str, str],
+    device: str,
+    *,
+    home: Path | None = None,
+    judgements: Mapping[str, Judgement] | None = None,
+    seeds: str = "",
+) -> Path:
+    """Write the page, and its numbers as JSON, from what the folders hold.
+
+    ``home`` holds the models' folders, else ``out``; ``judgements`` stand in for their own.
+    """
     if isinstance(data.space, Images):
-        write_bytes(real, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
+        write_bytes(out / REAL, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
     facts = {
-        "plan": asdict(plan),
+        "plan": asdict(plan) | ({"seed": seeds} if seeds else {}),
         "data": data.describe(),
         "machine": describe_machine(choose_device(device)),
         "failures": dict(failures),
-        "command": _command(plan, out),
+        "command": _command(plan, out, seeds),
     }
-    return write_report(out, [name for name in plan.models if name not in failures], facts)
+    folders = {name: (home or out) / name for name in plan.models if name not in failures}
+    judged = judgements or {name: Judgement.read(folder) for name, folder in folders.items()}
+    ladder = ladder_of(out)
+    trusted = ladder is None or ladder.passed
+    readings = {name: list(one.readings) for name, one in judged.items()}
+    write_json(
+        out / NUMBERS,
+        {
+            **facts,
+            "models": {name: one.to_json() for name, one in judged.items()},
+            "verdicts": [asdict(one) for one in verdicts(readings, trusted=trusted)],
+            "ruler": None if ladder is None else ladder.to_json(),
+        },
+    )
+    return write_report(out, folders, facts, judged)
 
 
-def _command(plan: Plan, out: Path) -> str:
+def _command(plan: Plan, out: Path, seeds: str = "") -> str:
     words: Iterable[str] = (
         f"simulacra compare {plan.data}",
         f"--models {','.join(plan.models)}",
-        f"--budget {plan.budget.replace(' ', '')} --seed {plan.seed}",
+        f"--budget {plan.budget.replace(' ', '')}",
+        f"--seeds {seeds}" if seeds else f"--seed {plan.seed}",
         "" if plan.view == "8bit" else f"--view {plan.view}",
         "" if plan.size is None else f"--size {plan.size}",
         "--conditional" if plan.conditional else "",

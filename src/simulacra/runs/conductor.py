@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simulacra import shelf
-from simulacra.contract import Density, Sampler
+from simulacra.contract import Density, Diagnosable, Sampler
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.data.open import require_enough
 from simulacra.files import write_bytes
@@ -28,6 +28,7 @@ from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint
 from simulacra.runs.budget import Budget
+from simulacra.runs.flight import Finding, FlightRecorder
 from simulacra.runs.ledger import Ledger
 from simulacra.runs.machine import (
     choose_device,
@@ -47,6 +48,9 @@ LEDGER_LINES = 200
 MEASURES = 20
 PICTURES = 4
 MEASURED = 512
+PICTURED, DIAGNOSED = 36, 64
+WATCHED = 2000
+"""Training data among which copies are looked for while a run goes on."""
 """Held-out examples that a measure during training looks at."""
 
 
@@ -105,6 +109,7 @@ class Run:
         self.seconds = 0.0
         self.warnings: list[str] = []
         self.ledger = Ledger(None)
+        self.flight = FlightRecorder(data.space, data.train.first(WATCHED).x)
         if recipe.compile:
             for part in model.children():
                 part.compile()
@@ -129,6 +134,7 @@ class Run:
         self.warnings = [*plain["warnings"], *self.warnings]
         kept = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         self.best = _Best(plain["best"], kept, plain["age"])
+        self.flight.load_state(plain.get("flight", {}))
 
     def go(self) -> dict[str, Any]:
         """Train to the end of the budget; returns the numbers that the card keeps."""
@@ -162,6 +168,7 @@ class Run:
                 self._measure()
             if self._passed("picture", marks, PICTURES):
                 self._picture()
+                self._diagnose()
             if time.monotonic() - saved_at > self.save_every:
                 pending = self._line(pending)
                 self._try_to_save()
@@ -215,10 +222,9 @@ class Run:
             means[name] = sum(values) / len(values)
         clock, skipped = pending[-1].clock, sum(report.skipped for report in pending)
         if skipped:
-            self._warn(f"skipped {skipped} non-finite updates before round {clock.rounds}")
-        self._add_line(
-            {**means, "skipped": skipped} if skipped else means,
-        )
+            means["skipped"] = skipped
+        self._heard(self.flight.numbers(means, clock.rounds, self._share()))
+        self._add_line(means)
         words = "  ".join(f"{name} {value:.4g}" for name, value in list(means.items())[:3])
         self.show.progress(self._share(), f"round {clock.rounds}  {words}")
         return []
@@ -228,6 +234,22 @@ class Run:
         position = {"round": clock.rounds, "stage": clock.stage, "examples": clock.examples}
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self.ledger.add({**position, "seconds": round(self.seconds, 3), **finite})
+
+    def _heard(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self._warn(finding.text())
+
+    def _diagnose(self) -> None:
+        if not isinstance(self.model, Diagnosable):
+            return
+        held_out = self.data.valid.first(DIAGNOSED)
+        model: Any = self.model
+        with self.play.averaged(), torch.no_grad():
+            told = model.diagnose(
+                held_out.x.to(self.device),
+                condition=held_out.condition if self.conditional else None,
+            )
+        self._heard(self.flight.diagnoses(told, self.play.clock.rounds, self._share()))
 
     def _measure(self) -> None:
         if not isinstance(self.model, Density):
@@ -244,10 +266,14 @@ class Run:
         self._add_line({"held-out bits/dim": bits})
 
     def _picture(self) -> None:
-        if self.writes and isinstance(self.model, Sampler) and isinstance(self.data.space, Images):
-            assert self.folder is not None
-            with self.play.averaged(), torch.no_grad():
-                x = self.model.sample(36, generator=torch.Generator().manual_seed(0))
+        """Samples from fixed seeds: a picture where they are images, and a look at each of them."""
+        if not isinstance(self.model, Sampler) or self.rank != 0:
+            return
+        with self.play.averaged(), torch.no_grad():
+            x = self.model.sample(PICTURED, generator=torch.Generator().manual_seed(0)).cpu()
+        real = self.data.valid.first(PICTURED).x
+        self._heard(self.flight.samples(x, real, self.play.clock.rounds, self._share()))
+        if self.folder is not None and isinstance(self.data.space, Images):
             name = f"round-{self.play.clock.rounds:09d}.png"
             picture = png(grid(x, self.data.space, columns=6))
             write_bytes(self.folder / "pictures" / name, picture)
@@ -256,7 +282,7 @@ class Run:
         tensors, plain = self.play.state()
         tensors |= {f"best/{name}": value for name, value in self.best.weights.items()}
         plain |= {"seconds": self.seconds, "best": self.best.value, "age": self.best.age}
-        return tensors, plain | {"warnings": self.warnings}
+        return tensors, plain | {"warnings": self.warnings, "flight": self.flight.state()}
 
     def save(self) -> None:
         """A checkpoint, and beside it the model as it stands, so that a running run can be used."""

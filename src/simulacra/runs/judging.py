@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from simulacra import shelf
-from simulacra.contract import Diagnosable
+from simulacra.contract import Diagnosable, Encoder
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.features import DESCRIPTION, FeatureNet
+from simulacra.evaluation.ladder import Ladder, climb
 from simulacra.evaluation.reading import Reading
 from simulacra.evaluation.ruler import evaluating, learn_features, learn_judge, measure
 from simulacra.files import read_json, write_json
@@ -29,7 +30,7 @@ from simulacra.runs.recipe import Recipe
 from simulacra.runs.show import QUIET, Show
 
 READINGS = "readings.json"
-FEATURES, JUDGE = "features", "judge"
+FEATURES, JUDGE, LADDER = "features", "judge", "ladder.json"
 
 MOST_LEARNED, MOST_HELD_OUT, DIAGNOSED = 20_000, 10_000, 1_000
 """Data that the ruler's nets learn from, data that models are judged on, data for diagnoses."""
@@ -87,7 +88,10 @@ def _some(part: Part, most: int) -> Batch:
 def ruler_features(
     data: Dataset, out: Path, seed: int, show: Show = QUIET
 ) -> tuple[FeatureNet, FeatureNet | None]:
-    """The ruler's feature net and judge of classes, learned once and kept in ``out``."""
+    """The ruler's feature net and judge of classes, learned once and kept in ``out``.
+
+    What the ruler said of planted faults in these data is kept beside them.
+    """
     splits = _Splits.of(data)
     if not (out / FEATURES / DESCRIPTION).is_file():
         show.line(f"the ruler learns its features from {len(splits.train):,} training data")
@@ -100,6 +104,20 @@ def ruler_features(
         )
         if net is not None:
             net.save(out / JUDGE)
+    if not (out / LADDER).is_file():
+        show.line("the ruler tests itself on planted faults")
+        eyes = FeatureNet.load(out / FEATURES)
+        ladder = climb(
+            data.space,
+            train=splits.train,
+            valid=splits.valid,
+            test=splits.test,
+            features=eyes,
+            seed=seed,
+        )
+        for line in ladder.lines() if not ladder.passed else ():
+            show.line(line)
+        write_json(out / LADDER, ladder.to_json())
     judged = (out / JUDGE / DESCRIPTION).is_file()
     return FeatureNet.load(out / FEATURES), FeatureNet.load(out / JUDGE) if judged else None
 
@@ -146,11 +164,42 @@ def judge(
         seed=seed,
         budget_seconds=limit.amount,
         training_cost=card.get("numbers", {}),
+        untrained=_untrained(model, card, data, seed),
+        noise_floor=_noise_floor(data),
         say=show.line,
     )
     judgement = Judgement(tuple(readings), _diagnosed(model, splits.test))
     write_json(folder / READINGS, judgement.to_json())
     return judgement
+
+
+def _untrained(model: Any, card: Mapping[str, Any], data: Dataset, seed: int) -> Any:
+    """The same network with its first weights: what codes owe to training shows beside it."""
+    if not isinstance(model, Encoder) or model.condition_space is not None:  # type: ignore[attr-defined]
+        return None
+    return shelf.build(
+        str(card["model"]),
+        data.space,
+        settings=card["config"],
+        num_examples=len(data.train),
+        seed=seed,
+    ).eval()
+
+
+def _noise_floor(data: Dataset) -> float | None:
+    """The nats a datum that pixels' own coin flips cost, where images are binarised at random."""
+    levels, rows = data.source.get("grey_levels"), data.train.rows
+    if levels is None or not isinstance(rows, torch.Tensor):
+        return None
+    chance = rows[data.test.index[:MOST_HELD_OUT].to(rows.device)].double() / (levels - 1)
+    flips = -torch.xlogy(chance, chance) - torch.xlogy(1 - chance, 1 - chance)
+    return float(flips.flatten(1).sum(1).mean())
+
+
+def ladder_of(folder: Path) -> Ladder | None:
+    """What the ruler in a folder said of planted faults; None where it was not asked."""
+    path = folder / LADDER
+    return Ladder.from_json(read_json(path)) if path.is_file() else None
 
 
 def _diagnosed(model: Any, test: Batch) -> dict[str, float]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from simulacra import shelf
 from simulacra.evaluation.features import DESCRIPTION
+from simulacra.evaluation.ladder import Ladder
 from simulacra.evaluation.reading import Reading
 from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes
 from simulacra.runs.curves import Curve, chart
-from simulacra.runs.judging import FEATURES, Judgement
+from simulacra.runs.judging import FEATURES, Judgement, ladder_of
 from simulacra.runs.ledger import read_ledger
 
 REPORT = "report.html"
@@ -32,6 +33,7 @@ figure img{width:100%;image-rendering:pixelated;border:1px solid var(--line);bor
 background:#fff;cursor:zoom-in}figcaption{font-size:.9rem;margin-top:.3rem}
 figcaption b{font-size:1rem}.verdict{border-left:3px solid var(--mark);background:var(--wash);
 padding:.7rem .9rem;border-radius:0 6px 6px 0}.verdict b{display:block}
+.alarm{border-color:#c8553d;margin-top:1rem}.how{white-space:normal;min-width:20rem;text-align:left}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;width:100%}
 th,td{padding:.4rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
@@ -56,29 +58,125 @@ rows.sort((a,b)=>{const x=key(a),y=key(b);return x<y?-1:x>y?1:0});body.append(..
 """
 
 
-def write_report(out: Path, models: Sequence[str], facts: Mapping[str, Any]) -> Path:
-    """Write the page of a comparison from its folders; ``facts`` are plan, data, machine, failures."""
-    judgements = {name: Judgement.read(out / name) for name in models}
-    readings = {name: list(one.readings) for name, one in judgements.items()}
-    cards = {name: shelf.read_card(out / name) for name in models}
+def write_report(
+    out: Path,
+    folders: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    judgements: Mapping[str, Judgement] | None = None,
+) -> Path:
+    """Write the page of a comparison from its models' folders.
+
+    ``facts`` are plan, data, machine, failures. ``judgements`` stand in for the folders' own, where
+    they were drawn together from several seeds.
+    """
+    judged = judgements or {name: Judgement.read(folder) for name, folder in folders.items()}
+    readings = {name: list(one.readings) for name, one in judged.items()}
+    cards = {name: shelf.read_card(folder) for name, folder in folders.items()}
+    ladder = ladder_of(out)
     parts = [
         _head(facts),
-        _verdicts(readings),
-        _pictures(out, models, cards),
+        _self_test(ladder, only_failed=True),
+        _verdicts(readings, trusted=ladder is None or ladder.passed),
+        _pictures(out, folders, cards),
         _table(readings),
-        _curves(out, models),
-        _made(facts, cards, judgements, out),
+        _curves(folders),
+        _made(facts, cards, judged, out),
+        _self_test(ladder, only_failed=False),
     ]
+    return _page(out / REPORT, f"Simulacra: {facts['plan']['data']}", parts)
+
+
+def write_run_report(folder: Path, judgement: Judgement, ruler: Path) -> Path:
+    """Write the page of one run: its pictures, every reading with how it was made, its curves."""
+    card = shelf.read_card(folder)
+    numbers, recipe, data = card["numbers"], card["recipe"], card["data"]
+    name, ladder = str(card["model"]), ladder_of(ruler)
+    head = (
+        f"<h1>{_text(name)} on {_text(data['name'])}</h1><p class=soft>"
+        f"{_text(shelf.find(name).family)}, {card['parameters']:,} parameters, "
+        f"{numbers['rounds']:,} rounds in {numbers['training_seconds']:.0f} s, seed "
+        f"{recipe['seed']}. Pictures enlarge when clicked; columns sort when clicked.</p>"
+    )
+    warned = "".join(f"<li>{_text(one)}</li>" for one in numbers["warnings"])
+    pictures = sorted((folder / "pictures").glob("round-*.png"))
+    chosen = [(path, path.stem.replace("-", " ").replace(" 0", " ").strip()) for path in pictures]
+    shown = "".join(
+        [_figure(folder / "real.png", "real data", "held-out")]
+        + [_figure(folder / "samples.png", "samples", "of the finished model")]
+        + [_figure(path, words, "from fixed seeds") for path, words in chosen]
+    )
+    parts = [
+        head,
+        f"<h2>While it trained</h2><ul>{warned}</ul>" if warned else "",
+        _self_test(ladder, only_failed=True),
+        f"<h2>Pictures</h2><div class=cards>{shown}</div>" if shown else "",
+        _readings(judgement),
+        _curves({name: folder}),
+        _self_test(ladder, only_failed=False),
+    ]
+    return _page(folder / REPORT, f"Simulacra: {name}", parts)
+
+
+def _page(path: Path, title: str, parts: Iterable[str]) -> Path:
     body = "\n".join(parts)
-    title = f"Simulacra: {facts['plan']['data']}"
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style><main>{body}</main><dialog><img alt='enlarged'></dialog>"
         f"<script>{SCRIPT}</script></html>\n"
     )
-    write_bytes(out / REPORT, page.encode())
-    return out / REPORT
+    write_bytes(path, page.encode())
+    return path
+
+
+def _readings(judgement: Judgement) -> str:
+    """One row a reading, for a single run."""
+    rows = []
+    for one in judgement.readings:
+        sign = "" if one.kind is None else one.kind.sign + " "
+        interval = ""
+        if one.low is not None and one.high is not None:
+            interval = f"{one.low:.4g} to {one.high:.4g}"
+        others = "".join(
+            f"<td{_sortable(value)}>{'' if value is None else f'{value:.4g}'}</td>"
+            for value in (one.floor, one.control)
+        )
+        rows.append(
+            f"<tr><td><b>{_text(one.name)}</b></td><td{_sortable(one.value)}>{sign}{one.value:.4g}"
+            f"<small>{_text(one.unit)}, {one.better} is better</small></td><td>{interval}</td>{others}"
+            f"<td>{_text(one.counted)}<small>{_text(one.split)}, seed {one.seed}</small></td>"
+            f"<td class=how>{_text(one.how)}<small>{_text(one.features)}</small></td></tr>"
+        )
+    told = "".join(
+        f"<li>{_text(name)}: {value:.4g}</li>" for name, value in judgement.diagnoses.items()
+    )
+    return (
+        "<h2>The ruler</h2><p class=soft>= exact, ≤ a bound (the true value is at most this), ≈ an "
+        "estimate.</p><div class=wide><table class=sort><thead><tr><th>reading</th><th>value</th>"
+        "<th>95 %</th><th>real data</th><th>without a model</th><th>count</th><th>how</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + (f"<h2>What its own family asks</h2><ul class=soft>{told}</ul>" if told else "")
+    )
+
+
+def _sortable(value: float | None) -> str:
+    return "" if value is None else f' data-v="{value:.8g}"'
+
+
+def _self_test(ladder: Ladder | None, *, only_failed: bool) -> str:
+    """The ruler's test of itself: a warning at the top where it failed, the whole at the end."""
+    if ladder is None or (only_failed and ladder.passed):
+        return ""
+    lines = ladder.lines()
+    if only_failed:
+        failed = [line for line in lines if line.startswith("FAILED")]
+        told = "".join(f"<li>{_text(line)}</li>" for line in failed)
+        return (
+            "<div class='verdict alarm'><b>The ruler failed its own test on these data</b>Distances "
+            f"of samples cannot be believed here, and nobody is ranked by them.<ul>{told}</ul></div>"
+        )
+    listed = "".join(f"<li>{_text(line)}</li>" for line in lines)
+    return f"<h2>The ruler's test of itself</h2><ul class=soft>{listed}</ul>"
 
 
 def _text(value: object) -> str:
@@ -96,19 +194,19 @@ def _head(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _verdicts(readings: Mapping[str, list[Reading]]) -> str:
+def _verdicts(readings: Mapping[str, list[Reading]], *, trusted: bool) -> str:
     told = "".join(
         f"<div class=verdict><b>{_text(one.use)}</b>{_text(one.text)}</div>"
-        for one in verdicts(readings)
+        for one in verdicts(readings, trusted=trusted)
     )
     return f"<h2>Which one for what</h2><div class=cards>{told}</div>"
 
 
-def _pictures(out: Path, models: Sequence[str], cards: Mapping[str, Any]) -> str:
+def _pictures(out: Path, folders: Mapping[str, Path], cards: Mapping[str, Any]) -> str:
     figures = [_figure(out / "real.png", "real data", "held-out test images")]
-    for name in models:
+    for name, folder in folders.items():
         family = shelf.find(name).family
-        picture = out / name / "samples.png"
+        picture = folder / "samples.png"
         words = f"{family}, {cards[name]['parameters']:,} parameters"
         figures.append(_figure(picture, name, words))
     shown = "".join(figure for figure in figures if figure)
@@ -143,7 +241,7 @@ def _table(readings: Mapping[str, list[Reading]]) -> str:
 
 
 def _column(one: Reading) -> str:
-    arrow = "↓" if one.better == "lower" else "↑"
+    arrow = {"lower": "↓", "higher": "↑", "nearer": "→"}[one.better]
     floor = "" if one.floor is None else f"<br>real: {one.floor:.3g}"
     unit = f"<br>{_text(one.unit)}" if one.unit else ""
     return f'<th title="{_text(one.how)}">{_text(one.name)} {arrow}{unit}{floor}</th>'
@@ -160,15 +258,21 @@ def _cell(one: Reading | None) -> str:
     if one.low is not None and one.high is not None:
         interval = f"{one.low:.4g} to {one.high:.4g}, "
     return (
-        f'<td data-v="{one.value:.8g}" title="{_text(one.how)} (seed {one.seed}, {_text(one.split)})">'
+        f'<td data-v="{one.value:.8g}" title="{_text(_told(one))}">'
         f"{sign}{one.value:.4g}<small>{interval}n={count}</small></td>"
     )
 
 
-def _curves(out: Path, models: Sequence[str]) -> str:
+def _told(one: Reading) -> str:
+    """How a number was made, in one sentence and its circumstances."""
+    seen = f", features {one.features}" if one.features else ""
+    return f"{one.how} ({one.counted}, {one.split}, seed {one.seed}{seen})"
+
+
+def _curves(folders: Mapping[str, Path]) -> str:
     held_out, losses = [], []
-    for name in models:
-        lines = read_ledger(out / name)
+    for name, folder in folders.items():
+        lines = read_ledger(folder)
         held_out.append(_curve(name, lines, "held-out bits/dim"))
         for key in dict.fromkeys(key for line in lines for key in line if key.endswith("loss")):
             label = name if key == "loss" else f"{name} {key.removesuffix('/loss')}"

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Completer, Density, Diagnosable, Kind, Sampler
+from simulacra.contract import Completer, Density, Diagnosable, Kind, Sampler, Scorer
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
 from simulacra.layers.front_door import (
     as_device,
@@ -71,7 +71,7 @@ class _Terms:
     data: Tensor
 
 
-class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
+class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and everything that follows from it."""
 
     spaces: ClassVar = (Images,)
@@ -158,6 +158,25 @@ class DDPM(nn.Module, Sampler, Density, Completer, Diagnosable):
         classes = self._classes(condition, len(x))
         filled = self._descended(start, classes, noise, path, 1.0, given=(given, known))
         return torch.where(known, as_device(x, self), levels_of(filled, self.space))
+
+    @property
+    def score_source(self) -> str:
+        return "denoising error"
+
+    @torch.no_grad()
+    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Squared error of x_0 as predicted from x_t, a dimension, over ``bound_steps`` strengths of
+        noise (after Graham et al. 2023): data of another sort come back as what was learnt."""
+        noise = scoring_noise(len(x), generator, self._weight.device)
+        x0 = self._centred(as_device(x, self))
+        total = torch.zeros(len(x), dtype=x0.dtype, device=x0.device)
+        draws = min(self.config.bound_steps, self.config.steps)
+        for index in range(draws):
+            t = 1 + int((index + 0.5) / draws * (self.config.steps - 1))
+            at = torch.full((len(x),), t, dtype=torch.long, device=x0.device)
+            x_t = self.diffusion.noised(x0, at, noise.normal(*self.space.shape).to(x0.dtype))
+            total = total + (x0 - self._origin(x_t, at, None)).square().flatten(1).mean(1)
+        return total / draws
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:

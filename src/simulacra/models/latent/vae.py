@@ -179,8 +179,10 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         noise = scoring_noise(len(x), None, mean.device)
         z = mean + log_scale.exp() * noise.normal(self.config.latent).to(mean.dtype)
         rebuilt = self.head.log_prob(x, self._decoded(z, extra)).mean()
+        active = int((mean.var(0) > 0.01).sum())
         return {
-            "active units (of the latent dimensions)": float((mean.var(0) > 0.01).sum()),
+            "active units (of the latent dimensions)": float(active),
+            "idle units (of the latent dimensions)": float(mean.shape[1] - active),
             "divergence (nats)": float(divergence),
             "reconstruction (nats)": float(-rebuilt),
         }

@@ -1,0 +1,1 @@
+"""Our models behind other libraries' interfaces."""

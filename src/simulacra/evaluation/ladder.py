@@ -1,0 +1,199 @@
+"""The ladder: planted faults on which the ruler tests itself before it judges anybody.
+
+Real data that no model made are put in the samples' place, first whole and then with more and more of
+their entries replaced by anything at all. Distances have to grow with the strength of the fault,
+coverage has to fall when sorts of data are left out, a classifier must not tell fresh real data from
+real data, and a memoriser must be found by the copy test, while its samples stay at no distance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simulacra.evaluation.features import FeatureNet
+from simulacra.evaluation.frechet import SANE, frechet_distance
+from simulacra.evaluation.kernel_distance import kernel_distance
+from simulacra.evaluation.manifold import compare
+from simulacra.evaluation.measure import Provenance
+from simulacra.evaluation.memorisation import COPIES, Memorisation
+from simulacra.evaluation.networks import flat
+from simulacra.evaluation.two_sample import LEAST, TwoSample
+from simulacra.games import Batch
+from simulacra.probability.clustering import k_means
+from simulacra.probability.noise import mixed
+from simulacra.spaces import Space
+
+STRENGTHS = (0.0, 0.03, 0.08, 0.15, 0.3, 0.6)
+MOST = 2000
+SORTS = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that the ruler has to see: in words, with the numbers, and whether it did."""
+
+    name: str
+    expected: str
+    seen: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What the ruler said of each planted fault, and whether that is in order."""
+
+    checks: tuple[Check, ...]
+    count: int
+    features: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is as it has to be."""
+        return all(check.passed for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """One line a check."""
+        head = f"on {self.count:,} real data in features of {self.features}"
+        if not self.checks:
+            return [f"{head}: not tested, that takes {LEAST} validation and {LEAST} test data"]
+        return [head] + [
+            f"{'ok    ' if one.passed else 'FAILED'}  {one.name}: {one.seen} (expected {one.expected})"
+            for one in self.checks
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that ``from_json`` turns back."""
+        return {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Ladder:
+        """The ladder that ``to_json`` described."""
+        checks = tuple(Check(**one) for one in values["checks"])
+        return cls(checks, values["count"], values["features"])
+
+
+def corrupted(x: Tensor, strength: float, space: Space, generator: torch.Generator) -> Tensor:
+    """Elements of which a share of the entries is anything at all."""
+    noise = space.random(len(x), generator)
+    hit = torch.rand(x.shape, generator=generator) < strength
+    return torch.where(hit, noise.to(x), x)
+
+
+def climb(
+    space: Space, *, train: Batch, valid: Batch, test: Batch, features: FeatureNet, seed: int = 0
+) -> Ladder:
+    """Let the ruler judge planted faults in data of this kind; too few data test nothing."""
+    if min(len(valid), len(test)) < LEAST:
+        return Ladder((), min(len(valid), len(test)), features.identity)
+    stream = torch.Generator().manual_seed(mixed(seed, 110))
+    fresh = valid.x if len(valid) >= min(len(test), MOST) else train.x
+    fresh = fresh[torch.randperm(len(fresh), generator=stream)[:MOST]].cpu()
+    real = test.x[torch.randperm(len(test), generator=stream)[:MOST]].cpu()
+    seen = features.features(real).double()
+    # The same noise at every rung, so that only its strength changes.
+    rungs = [
+        features.features(
+            corrupted(fresh, s, space, torch.Generator().manual_seed(mixed(seed, 111)))
+        ).double()
+        for s in STRENGTHS
+    ]
+    checks = [
+        _nothing(seen),
+        _monotone("kernel distance (KID)", [kernel_distance(r, seen) for r in rungs]),
+    ]
+    if min(len(fresh), len(real)) >= SANE * features.dimension:
+        growing = [frechet_distance(r, seen) for r in rungs]
+        checks.append(_monotone("Fréchet distance", growing))
+    checks.append(_coverage(rungs[0], seen, seed))
+    checks.append(_told_apart(space, fresh, real, seed))
+    checks.append(_copies(space, train, valid, test, fresh, seed))
+    return Ladder(tuple(checks), len(real), features.identity)
+
+
+def _nothing(seen: Tensor) -> Check:
+    value = frechet_distance(seen, seen) if len(seen) > SANE * seen.shape[1] else 0.0
+    scale = float(seen.var(0).sum())
+    return Check(
+        "a set against itself",
+        "no Fréchet distance",
+        f"{value:.2g}",
+        value <= 1e-6 * max(scale, 1.0),
+    )
+
+
+def _monotone(name: str, values: Sequence[float]) -> Check:
+    shown = ", ".join(f"{s:.0%} {value:.3g}" for s, value in zip(STRENGTHS, values, strict=True))
+    # The first rung is real data: noise may swap it with the weakest fault, and nothing else.
+    ordered = all(a < b for a, b in itertools.pairwise(values[1:]))
+    return Check(
+        f"{name} by share of entries replaced",
+        "growing with the fault",
+        shown,
+        ordered and values[0] < values[2],
+    )
+
+
+def _coverage(fresh: Tensor, seen: Tensor, seed: int) -> Check:
+    """Half of the sorts that k-means finds in the fresh data left out, at an equal count."""
+    sorts = k_means(fresh.float(), min(SORTS, len(fresh) // 10 + 2), mixed(seed, 112) % 2**32)
+    sizes = torch.bincount(sorts)
+    order = sizes.argsort(descending=True)
+    kept_sorts = order[::2]
+    kept = fresh[torch.isin(sorts, kept_sorts)]
+    count = min(len(kept), len(seen))
+    whole = compare(fresh[torch.arange(count) * len(fresh) // count], seen[:count])
+    half = compare(kept[:count], seen[:count])
+    before, after = (float(one.covered.double().mean()) for one in (whole, half))
+    return Check(
+        "coverage when half of the sorts are left out",
+        "falling",
+        f"{before:.3f} to {after:.3f}",
+        after < before - 0.05,
+    )
+
+
+def _told_apart(space: Space, fresh: Tensor, real: Tensor, seed: int) -> Check:
+    measure = TwoSample(space, Provenance(seed=seed)).update(samples=fresh, real=real)
+    reading = measure.compute()[0]
+    total = 2 * min(len(fresh), len(real))
+    reach = max(0.03, 3 * 0.5 / math.sqrt(total))
+    return Check(
+        "a classifier between real and fresh real data",
+        f"0.5 ± {reach:.2f}",
+        f"{reading.value:.3f}",
+        abs(reading.value - 0.5) <= reach,
+    )
+
+
+def _copies(
+    space: Space, train: Batch, valid: Batch, test: Batch, fresh: Tensor, seed: int
+) -> Check:
+    """A memoriser draws training data with one entry in a hundred replaced."""
+    stream = torch.Generator().manual_seed(mixed(seed, 113))
+    rows = flat(train.x.cpu(), space)
+    spread = rows.std(0)
+    scale = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+    which = torch.randint(len(train), (500,), generator=stream)
+    planted = corrupted(train.x[which].cpu(), 0.01, space, stream)
+    held_out = flat(test.x.cpu(), space)
+
+    def share(x: Tensor) -> float:
+        measure = Memorisation(Provenance(seed=seed)).update(
+            samples=flat(x, space) / scale, trained=rows / scale, held_out=held_out / scale
+        )
+        return next(one.value for one in measure.compute() if one.name == COPIES)
+
+    found, ordinary = share(planted), share(valid.x[:500].cpu())
+    return Check(
+        "copies of training data, of a planted memoriser and of held-out data",
+        "most, and hardly any",
+        f"{found:.3f} and {ordinary:.3f}",
+        found > 0.5 and ordinary < 0.5 * found,
+    )

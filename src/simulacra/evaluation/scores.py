@@ -1,0 +1,249 @@
+"""Anomaly scores: ways to ask a trained model how strange a datum is; higher is always stranger.
+
+A likelihood alone fails where strange data are simpler than ordinary ones (Nalisnick et al. 2019): a
+model of clothes finds digits likely. The other scores correct that, or ask something else.
+
+- likelihood         -log p(x)
+- typicality         |-log p(x) - E[-log p] of clean data|                    (Nalisnick et al. 2019b)
+- ratio              -log p(x) + log p_background(x)                                (Ren et al. 2019)
+- complexity         -log p(x) - L(x), L the length of a lossless code             (Serrà et al. 2020)
+- reconstruction     squared error of decode(encode(x))
+- latent             squared Mahalanobis distance of encode(x) from clean data's codes (Lee et al. 2018)
+- own                what the model itself calls strange: its critic's, its denoising error, …
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from simulacra.contract import Decoder, Density, Encoder, Scorer
+from simulacra.evaluation.rebuilding import squared_errors
+from simulacra.evaluation.representation import codes_of
+from simulacra.games import Batch
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images
+
+MOST_CLEAN = 5000
+AT_ONCE = 200
+
+
+class AnomalyScore(ABC):
+    """How strange data are to a model, once ``fit`` has seen clean ones."""
+
+    NEEDS: ClassVar[tuple[type, ...]] = ()
+    """The capabilities that a model needs, all of them."""
+    source: str = ""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def fit(self, clean: Batch, generator: torch.Generator) -> Self:
+        """Learn what a score compares with, from clean data; most scores need nothing."""
+        return self
+
+    @abstractmethod
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Scores of elements, shape (n, *shape) to (n,)."""
+
+    def of(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Scores of a whole batch in parts, shape (n,), float64."""
+        parts = []
+        conditional = getattr(self.model, "condition_space", None) is not None
+        for start in range(0, len(batch), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            given = batch.condition[rows] if conditional and batch.condition is not None else None
+            with torch.no_grad():
+                parts.append(self.score(batch.x[rows], given, generator).double().cpu())
+        return torch.cat(parts)
+
+
+class Likelihood(AnomalyScore):
+    """-log p(x), in nats."""
+
+    NEEDS = (Density,)
+    source = "-log p"
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        found: Tensor = -self.model.log_prob(x, condition=condition, generator=generator)
+        return found
+
+
+class Typicality(Likelihood):
+    """How far -log p(x) lies from what it is on average on clean data, to either side."""
+
+    source = "distance of -log p from its mean on clean data"
+    usual = 0.0
+
+    def fit(self, clean: Batch, generator: torch.Generator) -> Self:
+        likelihood = Likelihood(self.model)
+        self.usual = float(likelihood.of(_first(clean), generator).mean())
+        return self
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        return (super().score(x, condition, generator) - self.usual).abs()
+
+
+class Ratio(Likelihood):
+    """log p of a background model over log p of this one: what is special, and not mere background."""
+
+    source = "log p of the background model - log p"
+
+    def __init__(self, model: Any, background: Any = None) -> None:
+        super().__init__(model)
+        if background is None:
+            raise Refusal(
+                "CFG-081",
+                "a likelihood ratio needs a second model",
+                way_out="give --background a run on other or on corrupted data, or --score complexity",
+            )
+        if not isinstance(background, Density) or background.kind is not model.kind:
+            raise Refusal(
+                "CFG-082",
+                f"a background of another kind than {model.kind} cannot stand in a ratio with it",
+                way_out="train the background with the same model",
+            )
+        self.background: Any = background
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        own = super().score(x, condition, generator)
+        other: Tensor = self.background.log_prob(x, generator=generator)
+        return own + other
+
+
+class Complexity(Likelihood):
+    """-log p(x) less the length of a lossless code of x: the shorter of PNG and zlib, in nats."""
+
+    source = "-log p less the length of a lossless code"
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        likelihood = super().score(x, condition, generator)
+        lengths = [code_length(one, self.model.space) for one in x.cpu()]
+        return likelihood - torch.tensor(lengths).to(likelihood)
+
+
+def code_length(x: Tensor, space: Any) -> float:
+    """Nats of a lossless code of one element."""
+    content = x.numpy().tobytes()
+    if isinstance(space, Images) and space.levels <= 256:
+        content = x.to(torch.uint8).numpy().tobytes()
+    sizes = [len(zlib.compress(content, 9))]
+    if isinstance(space, Images) and space.channels in (1, 3) and space.levels <= 256:
+        pixels = x.to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png", optimize=True)
+        sizes.append(len(file.getvalue()) - PNG_FRAME)
+    return min(sizes) * 8 * math.log(2)
+
+
+PNG_FRAME = 57
+"""Bytes of a PNG file that do not depend on its pixels."""
+
+
+class Reconstruction(AnomalyScore):
+    """Squared error of decode(encode(x))."""
+
+    NEEDS = (Encoder, Decoder)
+    source = "reconstruction error"
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        code = self.model.encode(x, condition=condition)
+        again = self.model.decode(code, condition=condition)
+        return squared_errors(x.cpu(), again.cpu(), self.model.space)
+
+
+class Latent(AnomalyScore):
+    """How far the code lies from those of clean data, in their own covariance."""
+
+    NEEDS = (Encoder,)
+    source = "distance of the code from those of clean data"
+
+    def fit(self, clean: Batch, generator: torch.Generator) -> Self:
+        codes = codes_of(self.model, _first(clean).x).double()
+        self.mean = codes.mean(0)
+        covariance = torch.cov(codes.T).reshape(codes.shape[1], codes.shape[1])
+        # Directions that codes hardly use must not decide alone.
+        ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance)).double()
+        self.precision = torch.linalg.inv(covariance + ridge)
+        return self
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        centred = codes_of(self.model, x).double() - self.mean
+        square: Tensor = ((centred @ self.precision) * centred).sum(1)
+        return square
+
+
+class Own(AnomalyScore):
+    """The model's own anomaly score."""
+
+    NEEDS = (Scorer,)
+
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        return str(self.model.score_source)
+
+    def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        found: Tensor = self.model.anomaly_score(x, generator=generator)
+        return found
+
+
+SCORES: dict[str, type[AnomalyScore]] = {
+    "likelihood": Likelihood,
+    "typicality": Typicality,
+    "ratio": Ratio,
+    "complexity": Complexity,
+    "reconstruction": Reconstruction,
+    "latent": Latent,
+    "own": Own,
+}
+
+
+def able(model: Any) -> list[str]:
+    """The names of the scores that a model allows."""
+    return [
+        name for name, one in SCORES.items() if all(isinstance(model, need) for need in one.NEEDS)
+    ]
+
+
+def default_score(model: Any) -> str:
+    """Likelihoods of images are corrected for complexity; else the likelihood, or what the model has."""
+    names = able(model)
+    if "likelihood" in names:
+        images = isinstance(model.space, Images) and model.space.levels > 2
+        return "complexity" if images else "likelihood"
+    for name in ("own", "reconstruction", "latent"):
+        if name in names:
+            return name
+    raise Refusal(
+        "CAN-011",
+        f"{type(model).__name__} has no likelihood, no code and no score of its own",
+        way_out="`simulacra models` shows who scores",
+    )
+
+
+def make_score(name: str, model: Any, *, background: Any = None) -> AnomalyScore:
+    """The score of this name for a model; refused where the model does not allow it."""
+    if name not in SCORES:
+        reason = f"there is no score {name!r}"
+        raise Refusal("CFG-083", reason, way_out=f"choose one of {', '.join(SCORES)}")
+    if name not in able(model):
+        raise Refusal(
+            "CAN-012",
+            f"{type(model).__name__} allows no {name} score",
+            way_out=f"it allows {', '.join(able(model)) or 'none'}",
+        )
+    if name == "ratio":
+        return Ratio(model, background)
+    return SCORES[name](model)
+
+
+def _first(clean: Batch) -> Batch:
+    condition = None if clean.condition is None else clean.condition[:MOST_CLEAN]
+    return Batch(clean.x[:MOST_CLEAN], condition)

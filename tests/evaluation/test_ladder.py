@@ -1,0 +1,61 @@
+"""The ruler's test of itself: passed on digits, and failed by a ruler that is broken."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from simulacra.evaluation.ladder import Ladder, climb
+from simulacra.games import Batch
+
+from .conftest import DIGITS
+
+
+@pytest.fixture(scope="module")
+def passed(digits, eyes):
+    train, valid, test = digits
+    return climb(DIGITS, train=train, valid=valid, test=test, features=eyes)
+
+
+def test_digits_come_out_in_order(passed):
+    assert passed.passed, "\n".join(passed.lines())
+    assert len(passed.checks) == 6
+    assert all(line.startswith("ok") for line in passed.lines()[1:])
+
+
+def test_kept_and_read_again(passed):
+    assert Ladder.from_json(passed.to_json()) == passed
+
+
+class _Blind:
+    """Eyes that see as good as noise: remainders of a checksum."""
+
+    dimension = 2
+    identity = "blind"
+
+    def features(self, x):
+        weights = torch.arange(1, 65).square().reshape(1, 8, 8)
+        checksum = (x.long() * weights).sum((1, 2, 3))
+        return torch.stack([(checksum * 7919) % 101, (checksum * 104729) % 97], 1) / 30
+
+
+def test_eyes_that_see_little_fail(digits, eyes):
+    train, valid, test = digits
+    found = climb(DIGITS, train=train, valid=valid, test=test, features=_Blind())
+    assert not found.passed
+    assert any(line.startswith("FAILED") for line in found.lines())
+
+
+def test_a_test_split_of_other_data_is_noticed(digits, eyes):
+    train, valid, test = digits
+    inverted = dataclasses.replace(test, x=16 - test.x)
+    found = climb(DIGITS, train=train, valid=valid, test=inverted, features=eyes)
+    assert any("classifier" in one.name and not one.passed for one in found.checks)
+
+
+def test_too_few_data_test_nothing(digits, eyes):
+    train, valid, test = digits
+    few = Batch(valid.x[:20], valid.condition[:20])
+    found = climb(DIGITS, train=train, valid=few, test=test, features=eyes)
+    assert found.passed
+    assert "not tested" in found.lines()[0]

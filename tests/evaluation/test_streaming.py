@@ -1,0 +1,219 @@
+"""Every measure takes rows in any batches and any order, and says where its numbers come from."""
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from simulacra.contract import Kind
+from simulacra.evaluation.anomaly import Detection, area_under_curve, average_precision
+from simulacra.evaluation.diversity import Diversity
+from simulacra.evaluation.frechet import INFINITE, NAME, NORMALISED, FrechetDistance
+from simulacra.evaluation.inception_score import InceptionScore, inception_score
+from simulacra.evaluation.kernel_distance import KernelDistance
+from simulacra.evaluation.likelihood import Likelihood
+from simulacra.evaluation.manifold import Neighbourhoods
+from simulacra.evaluation.measure import Provenance
+from simulacra.evaluation.memorisation import COPIES, NEARER, Memorisation
+from simulacra.evaluation.modes import Modes
+from simulacra.evaluation.ngrams import NGrams
+from simulacra.evaluation.ruler import MEASURES
+from simulacra.evaluation.tables import Columns
+from simulacra.refusals import Refusal
+from simulacra.spaces import Column, Images, Table, Tokens
+
+WHERE = Provenance(split="test", seed=3, features="classifier 0123456789ab")
+TABLE = Table((Column("a"), Column("b"), Column("c", "category", ("x", "y", "z"))))
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows_of(count, width, seed):
+    return torch.randn((count, width), generator=stream(seed), dtype=torch.float64)
+
+
+def table_rows(count, seed):
+    numbers = rows_of(count, 2, seed)
+    numbers[:, 1] += numbers[:, 0]
+    category = (numbers[:, :1] > 0).double() + torch.randint(2, (count, 1), generator=stream(seed))
+    return torch.cat([numbers, category], 1)
+
+
+def cases():
+    x, y, z = rows_of(300, 8, 1), rows_of(240, 8, 2) + 0.3, rows_of(300, 8, 3)
+    chances = torch.softmax(3 * rows_of(200, 5, 4), 1)
+    words = torch.randint(4, (80, 12), generator=stream(5))
+    others = torch.randint(3, (80, 12), generator=stream(6))
+    classes = torch.randint(5, (200,), generator=stream(7))
+    return {
+        "frechet": (FrechetDistance, {"samples": x, "real": y, "other_real": z, "gaussian": 2 * z}),
+        "kernel": (KernelDistance, {"samples": x, "real": y, "other_real": z}),
+        "manifold": (Neighbourhoods, {"samples": x, "real": y, "other_real": z}),
+        "diversity": (Diversity, {"samples": x, "real": y, "other_real": z}),
+        "inception": (InceptionScore, {"samples": chances, "real": chances[:50]}),
+        "memory": (Memorisation, {"samples": x, "trained": y, "held_out": z}),
+        "likelihood": (
+            lambda where: Likelihood(Images(1, 2, 2, 4), Kind.EXACT, where),
+            {"log_prob": -x[:, 0].exp()},
+        ),
+        "modes": (lambda where: Modes(5, where), {"samples": classes, "real": classes.flip(0)}),
+        "detection": (
+            lambda where: Detection("s", where),
+            {"strange": x[:, 0], "ordinary": y[:, 1]},
+        ),
+        "n-grams": (
+            lambda where: NGrams(Tokens(12, 4), where),
+            {"samples": words, "real": others},
+        ),
+        "columns": (
+            lambda where: Columns(TABLE, where),
+            {"samples": table_rows(150, 8), "real": table_rows(120, 9)},
+        ),
+    }
+
+
+ORDERED = {"n-grams", "columns"}
+"""Their intervals are bootstrapped by position, so only their values are blind to order."""
+
+
+@pytest.mark.parametrize("name", cases())
+def test_blind_to_batches_and_order(name):
+    make, roles = cases()[name]
+    whole = make(WHERE).update(**roles).compute()
+    parts = make(WHERE)
+    for role, rows in roles.items():
+        order = rows
+        if name not in {"memory", "manifold", "frechet"}:
+            order = rows[torch.randperm(len(rows), generator=stream(9))]
+        for part in order.split(37):
+            parts.update(**{role: part})
+    for one, other in zip(whole, parts.compute(), strict=True):
+        assert one.name == other.name
+        assert one.count == other.count
+        assert other.value == pytest.approx(one.value, rel=1e-6, abs=1e-6)
+        if one.low is not None and name not in ORDERED:
+            assert other.low == pytest.approx(one.low, rel=1e-6, abs=1e-6)
+        assert one.seed == 3
+        assert one.split == "test"
+        assert one.how
+        if one.low is not None:
+            assert one.low <= one.value <= one.high
+
+
+def test_every_measure_says_what_it_needs_and_takes():
+    for one in MEASURES:
+        assert one.ROLES, one
+        assert one.__doc__
+        assert set(one.REQUIRED) <= set(one.ROLES)
+    assert len({one.__name__ for one in MEASURES}) == len(MEASURES)
+
+
+def test_a_wrong_role_and_missing_rows_are_named():
+    with pytest.raises(TypeError, match="samples, real, other_real, not fake"):
+        KernelDistance().update(fake=rows_of(3, 2, 0))
+    with pytest.raises(Refusal, match="got no real"):
+        KernelDistance().update(samples=rows_of(30, 2, 0)).compute()
+    with pytest.raises(Refusal, match="kernel distance"):
+        FrechetDistance().update(samples=rows_of(15, 8, 0), real=rows_of(99, 8, 1)).compute()
+
+
+def test_readings_name_the_net_that_saw_the_data():
+    make, roles = cases()["kernel"]
+    (reading,) = make(WHERE).update(**roles).compute()
+    assert reading.features == WHERE.features
+    assert WHERE.features in reading.text()
+
+
+def test_extrapolation_takes_most_of_the_bias_away():
+    real = rows_of(20_000, 16, 0)
+    found = FrechetDistance().update(samples=rows_of(400, 16, 1), real=real).compute()
+    values = {one.name: one.value for one in found}
+    assert abs(values[INFINITE]) < 0.35 * values[NAME]
+
+
+def test_normalised_distance_is_nought_for_real_and_one_for_the_gaussian():
+    real, other, control = rows_of(2000, 6, 0), rows_of(500, 6, 1), 2 * rows_of(500, 6, 2)
+    for samples, wanted in ((other, 0.0), (control, 1.0)):
+        measure = FrechetDistance().update(samples=samples, real=real)
+        found = measure.update(other_real=other, gaussian=control).compute()
+        value = next(one.value for one in found if one.name == NORMALISED)
+        assert value == pytest.approx(wanted, abs=1e-9)
+
+
+def test_areas_agree_with_scikit_learn():
+    strange = torch.randint(9, (120,), generator=stream(1)).double() + 1
+    ordinary = torch.randint(9, (300,), generator=stream(2)).double()
+    labels = [1] * len(strange) + [0] * len(ordinary)
+    scores = torch.cat([strange, ordinary]).numpy()
+    area, variance = area_under_curve(strange, ordinary)
+    assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    expected = average_precision_score(labels, scores)
+    assert average_precision(strange, ordinary) == pytest.approx(expected, abs=1e-12)
+    draws = []
+    for seed in range(300):
+        one = torch.randint(9, (120,), generator=stream(1000 + seed)).double() + 1
+        two = torch.randint(9, (300,), generator=stream(5000 + seed)).double()
+        draws.append(area_under_curve(one, two)[0])
+    assert math.sqrt(variance) == pytest.approx(float(torch.tensor(draws).std()), rel=0.2)
+
+
+def test_inception_score_from_one_to_the_number_of_classes():
+    sure = torch.eye(7).repeat(10, 1)
+    assert inception_score(sure) == pytest.approx(7)
+    assert inception_score(torch.full((50, 7), 1 / 7)) == pytest.approx(1)
+    assert inception_score(sure[:1].repeat(30, 1)) == pytest.approx(1)
+
+
+def test_a_memoriser_is_found_and_fresh_data_are_not():
+    trained, held_out, fresh = rows_of(500, 20, 0), rows_of(500, 20, 1), rows_of(400, 20, 2)
+    copies = trained[:400] + 0.01 * fresh
+    for samples, copied, nearer in ((copies, 1.0, 1.0), (fresh, 0.0, 0.5)):
+        measure = Memorisation().update(samples=samples, trained=trained, held_out=held_out)
+        found = {one.name: one for one in measure.compute()}
+        assert found[COPIES].value == pytest.approx(copied, abs=0.01)
+        assert found[NEARER].low <= nearer <= found[NEARER].high
+
+
+def test_a_collapsed_set_has_no_diversity():
+    real = rows_of(200, 5, 0)
+    same = real[:1].repeat(100, 1) + 1e-3 * rows_of(100, 5, 1)
+    (found,) = Diversity().update(samples=same, real=real).compute()
+    assert found.value < 0.01
+    (found,) = Diversity().update(samples=rows_of(200, 5, 2), real=real).compute()
+    assert found.low < 1 < found.high
+
+
+def test_modes_are_counted_and_weighed():
+    reference = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    samples = torch.tensor([0] * 60 + [1] * 40 + [-1] * 20)
+    found = {one.name: one for one in Modes(4, shares=reference).update(samples=samples).compute()}
+    assert found["modes reached"].value == 2
+    assert found["modes reached"].floor == 3
+    assert found["high-quality samples"].value == pytest.approx(100 / 120)
+    expected = 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.25)
+    assert found["reverse KL of modes"].value == pytest.approx(expected)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
+    space = Tokens(6, 9)
+    log_prob = torch.full((40,), -6 * math.log(9))
+    found = Likelihood(space, Kind.EXACT).update(log_prob=log_prob).compute()
+    assert found[-1].name == "perplexity"
+    assert found[-1].value == pytest.approx(9, rel=1e-6)
+
+
+def test_equal_tables_have_no_distance_and_broken_pairs_are_seen():
+    real = table_rows(2000, 0)
+    shuffled = real.clone()
+    for column in range(3):
+        order = torch.randperm(len(real), generator=stream(column))
+        shuffled[:, column] = real[order, column]
+    measure = Columns(TABLE)
+    assert measure.marginals(real, real) == 0
+    assert measure.associations(real, real) == 0
+    assert measure.marginals(shuffled, real) == 0
+    assert measure.associations(shuffled, real) > 0.3
+    assert measure.marginals(real + torch.tensor([1.0, 1.0, 0.0]), real) > 0.2
