@@ -30,7 +30,7 @@ DETECTORS = ("simulacra", "ECOD", "IForest")
 def detector(name: str, seed: int) -> Any:
     """A detector with its defaults; higher ``scored`` is stranger."""
     if name == "simulacra":
-        return AnomalyDetector(contamination=ALLOWED, random_state=seed)
+        return AnomalyDetector(false_alarms=ALLOWED, random_state=seed)
     from pyod.models.ecod import ECOD
     from pyod.models.iforest import IForest
 

@@ -27,7 +27,7 @@ def rows():
 
 def test_finds_what_breaks_the_columns_ties(rows):
     (train, test), strange = rows
-    detector = AnomalyDetector(contamination=0.1).fit(train)
+    detector = AnomalyDetector(false_alarms=0.1).fit(train)
     scores = detector.decision_function(np.concatenate([test, strange]))
     assert roc_auc_score([1] * len(test) + [0] * len(strange), scores) > 0.98
     false_alarms = (detector.predict(test) == -1).mean()
@@ -38,7 +38,7 @@ def test_finds_what_breaks_the_columns_ties(rows):
 def test_in_a_pipeline_and_with_pyods_signs(rows):
     (train, test), strange = rows
     make_pipeline(StandardScaler(), AnomalyDetector()).fit(train).predict(test)
-    detector = PyODDetector(contamination=0.1).fit(train)
+    detector = PyODDetector(false_alarms=0.1).fit(train)
     assert detector.decision_function(strange).mean() > detector.decision_function(test).mean()
     assert set(detector.predict(test)) <= {0, 1}
     assert detector.labels_.shape == detector.decision_scores_.shape == (len(train),)

@@ -38,8 +38,8 @@ Numbers = NDArray[np.float64]
 class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """A density of the training rows, and the threshold above which new rows raise an alarm.
 
-    ``model``: a model of the shelf that can score vectors. ``score``: one of
-    ``simulacra.evaluation.scores``, or 'auto'. ``contamination``: the share of rows like the training
+    ``model``: a model of the shelf that can score vectors. ``anomaly_score``: one of
+    ``simulacra.evaluation.scores``, or 'auto'. ``false_alarms``: the share of rows like the training
     ones that may raise an alarm; the threshold that holds it is conformal, from the scores of rows
     that were left out of a fit. ``budget``: training, for models that train. ``random_state``: a
     whole number; the same one gives the same detector.
@@ -49,15 +49,15 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         model: str = "gaussian-mixture",
         *,
-        score: str = "auto",
-        contamination: float = 0.1,
+        anomaly_score: str = "auto",
+        false_alarms: float = 0.1,
         budget: str = "1000steps",
         settings: dict[str, Any] | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model
-        self.score = score
-        self.contamination = contamination
+        self.anomaly_score = anomaly_score
+        self.false_alarms = false_alarms
         self.budget = budget
         self.settings = settings
         self.random_state = random_state
@@ -78,7 +78,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             held_out[fold] = self._scored(self._learned(rows[kept]), rows[fold])
         self._score = self._learned(rows)
         self._calibration = Calibration(held_out)
-        share = max(self.contamination, 1.0 / (len(rows) + 1))
+        share = max(self.false_alarms, 1.0 / (len(rows) + 1))
         self.offset_ = -self._calibration.threshold(share)
         return self
 
@@ -117,7 +117,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.model, budget=self.budget, seed=self.random_state, batch_size=min(128, len(rows))
         )
         Run(model, data, recipe, None, device="cpu").go()
-        name = default_score(model) if self.score == "auto" else self.score
+        wanted = self.anomaly_score
+        name = default_score(model) if wanted == "auto" else wanted
         stream = torch.Generator().manual_seed(mixed(self.random_state, 131))
         return make_score(name, model).fit(Batch(rows), stream)
 
