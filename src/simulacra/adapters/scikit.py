@@ -29,6 +29,9 @@ from simulacra.shelf import build
 from simulacra.spaces import Vectors
 
 FOLDS = 5
+MANY, MOST = 2000, 20_000
+"""Rows from which a fifth is set aside for the threshold, instead of five fits; rows of one fit."""
+
 CLIPPED = 10.0
 """Standard deviations beyond which a column says nothing new."""
 
@@ -70,15 +73,20 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = self._standard(x)
         stream = torch.Generator().manual_seed(mixed(self.random_state, 130))
         order = torch.randperm(len(rows), generator=stream)
-        held_out = torch.zeros(len(rows), dtype=torch.float64)
-        folds = order.chunk(min(FOLDS, len(rows)))
-        for fold in folds:
-            kept = torch.ones(len(rows), dtype=torch.bool)
-            kept[fold] = False
-            held_out[fold] = self._scored(self._learned(rows[kept]), rows[fold])
-        self._score = self._learned(rows)
+        if len(rows) >= MANY:
+            # Enough to set a fifth aside for good: the promise then holds exactly.
+            kept, taught = order[: len(rows) // FOLDS], order[len(rows) // FOLDS :][:MOST]
+            self._score = self._learned(rows[taught])
+            held_out = self._scored(self._score, rows[kept])
+        else:
+            held_out = torch.zeros(len(rows), dtype=torch.float64)
+            for fold in order.chunk(min(FOLDS, len(rows))):
+                others = torch.ones(len(rows), dtype=torch.bool)
+                others[fold] = False
+                held_out[fold] = self._scored(self._learned(rows[others]), rows[fold])
+            self._score = self._learned(rows)
         self._calibration = Calibration(held_out)
-        share = max(self.false_alarms, 1.0 / (len(rows) + 1))
+        share = max(self.false_alarms, 1.0 / (len(held_out) + 1))
         self.offset_ = -self._calibration.threshold(share)
         return self
 
