@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from simulacra.adapters.scikit import AnomalyDetector, PyODDetector
 
 
-@parametrize_with_checks([AnomalyDetector(settings={"components": 2})])
+@parametrize_with_checks([AnomalyDetector(), AnomalyDetector(settings={"components": 2})])
 def test_as_scikit_learn_wants_it(estimator, check):
     check(estimator)
 
@@ -43,6 +43,14 @@ def test_in_a_pipeline_and_with_pyods_signs(rows):
     assert set(detector.predict(test)) <= {0, 1}
     assert detector.labels_.shape == detector.decision_scores_.shape == (len(train),)
     assert detector.predict_proba(test).sum(1) == pytest.approx(1)
+
+
+def test_several_settings_are_averaged(rows):
+    (train, test), _ = rows
+    each = [{"components": 1}, {"components": 4}]
+    whole = AnomalyDetector(settings=each).fit(train).score_samples(test)
+    parts = [AnomalyDetector(settings=one).fit(train).score_samples(test) for one in each]
+    assert whole == pytest.approx((parts[0] + parts[1]) / 2)
 
 
 def test_the_same_seed_gives_the_same_detector(rows):

@@ -32,6 +32,9 @@ FOLDS = 5
 MANY, MOST = 2000, 20_000
 """Rows from which a fifth is set aside for the threshold, instead of five fits; rows of one fit."""
 
+COMPONENTS, ROWS_EACH = (1, 5, 20), 10
+"""Sizes of the mixtures whose scores are averaged, and the rows that each component has at least."""
+
 CLIPPED = 10.0
 """Standard deviations beyond which a column says nothing new."""
 
@@ -41,11 +44,13 @@ Numbers = NDArray[np.float64]
 class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """A density of the training rows, and the threshold above which new rows raise an alarm.
 
-    ``model``: a model of the shelf that can score vectors. ``anomaly_score``: one of
-    ``simulacra.evaluation.scores``, or 'auto'. ``false_alarms``: the share of rows like the training
-    ones that may raise an alarm; the threshold that holds it is conformal, from the scores of rows
-    that were left out of a fit. ``budget``: training, for models that train. ``random_state``: a
-    whole number; the same one gives the same detector.
+    ``model``: a model of the shelf that can score vectors; ``settings``: one or several of its settings,
+    of which each gives a model, and their scores are averaged. Without either, mixtures of 1, 5 and 20
+    Gaussians: few see what is far from everything, many what is between the crowds.
+    ``anomaly_score``: one of ``simulacra.evaluation.scores``, or 'auto'. ``false_alarms``: the share of
+    rows like the training ones that may raise an alarm; the threshold that holds it is conformal, from
+    the scores of rows that were left out of a fit. ``budget``: training, for models that train.
+    ``random_state``: a whole number; the same one gives the same detector.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         anomaly_score: str = "auto",
         false_alarms: float = 0.1,
         budget: str = "1000steps",
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, Any] | list[dict[str, Any]] | None = None,
         random_state: int = 0,
     ) -> None:
         self.model = model
@@ -113,9 +118,21 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = ((x - self._mean) / self._scale).clip(-CLIPPED, CLIPPED)
         return torch.from_numpy(rows).float()
 
-    def _learned(self, rows: torch.Tensor) -> AnomalyScore:
+    def _learned(self, rows: torch.Tensor) -> list[AnomalyScore]:
+        return [self._one(rows, settings) for settings in self._all_settings(len(rows))]
+
+    def _all_settings(self, count: int) -> list[dict[str, Any]]:
+        if isinstance(self.settings, dict):
+            return [self.settings]
+        if self.settings is not None:
+            return list(self.settings)
+        if self.model != "gaussian-mixture":
+            return [{}]
+        sizes = dict.fromkeys(min(size, max(1, count // ROWS_EACH)) for size in COMPONENTS)
+        return [{"components": size} for size in sizes]
+
+    def _one(self, rows: torch.Tensor, settings: dict[str, Any]) -> AnomalyScore:
         space = Vectors(rows.shape[1])
-        settings = {} if self.settings is None else self.settings
         model = build(self.model, space, settings=settings, num_examples=len(rows))
         index = torch.arange(len(rows))
         part = Part(rows, index, space)
@@ -130,8 +147,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         stream = torch.Generator().manual_seed(mixed(self.random_state, 131))
         return make_score(name, model).fit(Batch(rows), stream)
 
-    def _scored(self, score: AnomalyScore, rows: torch.Tensor) -> torch.Tensor:
-        return score.of(Batch(rows), torch.Generator().manual_seed(mixed(self.random_state, 132)))
+    def _scored(self, scores: list[AnomalyScore], rows: torch.Tensor) -> torch.Tensor:
+        stream = torch.Generator().manual_seed(mixed(self.random_state, 132))
+        return torch.stack([one.of(Batch(rows), stream) for one in scores]).mean(0)
 
 
 class PyODDetector(AnomalyDetector):

@@ -10,6 +10,8 @@ since features may hide a copy or make one up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.networks import flat
 from simulacra.evaluation.reading import Reading
 from simulacra.probability.noise import mixed
+from simulacra.spaces import Images, Space
 
 NEARER, COPIES = "nearer to training data", "copies of training data"
 NEAR = 0.2
@@ -43,6 +46,19 @@ def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(found), torch.cat(where)
 
 
+def standardiser(train: Tensor, space: Space) -> Callable[[Tensor], Tensor]:
+    """Elements to rows (n, d) whose distances mean alike in every direction.
+
+    Pixels share their scale: a corner that is almost always black must not count most.
+    """
+    rows = flat(train, space)
+    mean, spread = rows.mean(0), rows.std(0)
+    scale = torch.where(spread > 1e-6, spread, 1.0)
+    if isinstance(space, Images):
+        scale = rows.std().clamp(min=1e-6)
+    return lambda x: (flat(x.cpu(), space) - mean) / scale
+
+
 class Memorisation(Measure):
     """Two readings from rows (n, d): ``samples``, what the model was ``trained`` on, ``held_out``.
 
@@ -58,18 +74,13 @@ class Memorisation(Measure):
         """None where less than ten data were held out."""
         if min(len(case.valid), len(case.test)) < 10:
             return []
-        rows = flat(case.train.x[:MOST], case.space)
-        mean, spread = rows.mean(0), rows.std(0)
-        scale = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-        # Pixels share their scale: a corner that is almost always black must not count most.
-        scale = scale if case.features.kind == "standardised" else rows.std() + torch.zeros(())
-        batches: dict[str, Tensor] = {
-            "samples": case.drawn.x[:MOST],
-            "trained": case.train.x[:MOST],
-            "held_out": case.test.x[:MOST],
-            "other_real": case.valid.x[:MOST],
+        scaled = standardiser(case.train.x[:MOST].cpu(), case.space)
+        given = {
+            "samples": scaled(case.drawn.x[:MOST]),
+            "trained": scaled(case.train.x[:MOST]),
+            "held_out": scaled(case.test.x[:MOST]),
+            "other_real": scaled(case.valid.x[:MOST]),
         }
-        given = {role: (flat(x, case.space) - mean) / scale for role, x in batches.items()}
         measure = cls(Provenance(split="training against test", seed=case.seed))
         return measure.update(**given).compute()
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from simulacra.evaluation.diversity import mean_distances
-from simulacra.evaluation.memorisation import Memorisation
+from simulacra.evaluation.memorisation import Memorisation, standardiser
 from simulacra.evaluation.networks import flat
 from simulacra.spaces import Images, Space
 
@@ -192,9 +192,9 @@ class FlightRecorder:
     def _copies(self, x: Tensor, real: Tensor, round_: int) -> Finding | None:
         if not isinstance(self.space, Images):
             return None
-        trained = flat(self.trained, self.space)
+        scaled = standardiser(self.trained, self.space)
         shares = [
-            float(Memorisation.copied(flat(one.cpu(), self.space), trained).double().mean())
+            float(Memorisation.copied(scaled(one), scaled(self.trained)).double().mean())
             for one in (x, real)
         ]
         return self._say(
