@@ -74,8 +74,11 @@ class Moments:
 def distance(first: Moments, second: Moments) -> float:
     """FD of two sets of features from their moments."""
     one, two = first.covariance, second.covariance
-    root = _power(one, 0.5)
-    eigenvalues = torch.linalg.eigvalsh(_symmetric(root @ two @ root))
+    # Any L with L L^T = C1 will do: L^T C2 L has the eigenvalues of C1^1/2 C2 C1^1/2.
+    factor, failed = torch.linalg.cholesky_ex(one)
+    if failed:
+        factor = _power(one, 0.5)
+    eigenvalues = torch.linalg.eigvalsh(_symmetric(factor.T @ two @ factor))
     overlap = eigenvalues.clamp(min=0).sqrt().sum()
     shift = (first.mean - second.mean).square().sum()
     # Rounding alone can lead below nought.

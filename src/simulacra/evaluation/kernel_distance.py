@@ -101,7 +101,7 @@ def in_subsets(
         for _ in range(subsets)
     ]
     spread = torch.tensor(values, dtype=torch.float64)
-    return float(spread.mean()), float(spread.std())
+    return float(spread.mean()), float(spread.std()) if subsets > 1 else 0.0
 
 
 class KernelDistance(SetMeasure):
