@@ -12,17 +12,22 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simulacra.evaluation.frechet import Moments, distance, frechet_distance
 from simulacra.evaluation.kernel_distance import in_subsets, kernel_distance
 from simulacra.evaluation.manifold import COVERAGE_NEIGHBOURS, PRECISION_NEIGHBOURS, compare
+from simulacra.evaluation.pretrained import Inception, open_inception
+from simulacra.spaces import Images
 
 
 def clouds(count: int, dimension: int) -> tuple[Tensor, Tensor]:
@@ -74,6 +79,34 @@ def against_prdc() -> dict[str, Any]:
         "density": (float(mine.density.mean()), float(many["density"])),
         "coverage": (float(mine.covered.double().mean()), float(many["coverage"])),
     }
+
+
+def against_torch_fidelity() -> dict[str, Any]:
+    """Inception with the same random weights on the same images of three sizes: the largest gap."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    gaps = {}
+    with tempfile.TemporaryDirectory() as folder:
+        own = Inception(Images(3, 32, 32))
+        torch.manual_seed(0)
+        for part in own.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.1)
+                part.running_var.uniform_(0.5, 1.5)
+        classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+        torch.save(own.state_dict() | classifier, Path(folder) / "weights.pth")
+        save_file(own.state_dict(), Path(folder) / "weights.safetensors")
+        peer = FeatureExtractorInceptionV3(
+            "peer", ["2048"], feature_extractor_weights_path=str(Path(folder) / "weights.pth")
+        )
+        for side in (32, 200, 400):
+            space = Images(3, side, side)
+            x = space.random(4, torch.Generator().manual_seed(side))
+            mine = open_inception(Path(folder) / "weights.safetensors", space)
+            with torch.no_grad():
+                theirs, ours = peer(x)[0], mine(x)
+            gaps[f"{side} x {side}"] = float((ours - theirs).abs().max() / theirs.abs().max())
+    return {"largest relative difference of features": gaps}
 
 
 def by_square_root(one: Moments, two: Moments) -> float:
@@ -134,6 +167,7 @@ def main() -> None:
         "precision and recall of 10,000 against 10,000": memory(),
         "torchmetrics": against_torchmetrics(),
         "prdc": against_prdc(),
+        "torch-fidelity, Inception": against_torch_fidelity(),
         "Fréchet distance, 10,000 against 10,000 of 2,048 dimensions": speed(),
     }
     print(json.dumps(found, indent=2))

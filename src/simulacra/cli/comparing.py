@@ -35,6 +35,12 @@ def compare(
     ] = False,
     num_samples: Annotated[int, typer.Option(help="Samples of each model to judge.")] = 1000,
     skip_bad: Annotated[int, typer.Option(help="Leave out at most so many broken files.")] = 0,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inception's weights (.safetensors), to see images as published FIDs do."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
@@ -51,6 +57,7 @@ def compare(
         "budget": budget,
         "num_samples": num_samples,
         "skip_bad": skip_bad,
+        "weights": features,
     }
     show = Show(line=say)
     if seeds is None:

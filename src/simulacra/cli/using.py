@@ -164,6 +164,12 @@ def evaluate(
             "--set", help="A setting that leaves the weights alone: importance_samples=1000."
         ),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inception's weights (.safetensors), to see images as published FIDs do."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run on held-out data: every number with its unit, kind, count and interval."""
@@ -181,6 +187,7 @@ def evaluate(
             seed=seed,
             budget=budget,
             settings=parsed_settings(settings or []),
+            weights=features,
             show=show,
         )
     page = show_run(run, judgement)

@@ -28,6 +28,7 @@ from simulacra.evaluation.networks import (
     calibrate,
     train_classifier,
 )
+from simulacra.evaluation.pretrained import Inception, open_inception
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Batch
 from simulacra.probability.noise import global_noise, mixed
@@ -39,7 +40,7 @@ WEIGHTS = "features.safetensors"
 CHUNK = 500
 CALIBRATED_ON = 2000
 
-Eyes = Literal["classifier", "random convolutions", "standardised"]
+Eyes = Literal["classifier", "random convolutions", "standardised", "inception"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class FeatureNet:
     @property
     def dimension(self) -> int:
         """How many features a datum has."""
-        size = self.network.dimension if isinstance(self.network, Standardise) else DIMENSION
+        net = self.network
+        size = net.dimension if isinstance(net, Standardise | Inception) else DIMENSION
         return int(size)
 
     @cached_property
@@ -159,6 +161,8 @@ def _network(space: Space, kind: Eyes, labels: Labels | None, seed: int) -> nn.M
             return Classifier(space, labels.count)
         if kind == "random convolutions" and isinstance(space, Images):
             return ConvolutionalBody(space)
+        if kind == "inception" and isinstance(space, Images):
+            return Inception(space)
         return Standardise(space, 2 * DIMENSION)
 
 
@@ -168,12 +172,20 @@ def learn_features(
     train: Batch,
     labels: Labels | None = None,
     held_out: Batch | None = None,
+    weights: Path | None = None,
     seed: int = 0,
 ) -> FeatureNet:
     """The features for data of this kind, from the training split alone.
 
-    ``held_out``: labelled data that only measure the classifier's accuracy.
+    ``held_out``: labelled data that only measure the classifier's accuracy. ``weights``: a file with
+    Inception's, which sees images in place of what would be learnt here.
     """
+    if weights is not None:
+        if not isinstance(space, Images):
+            reason = f"Inception sees images, and these are {space}"
+            raise Refusal("DATA-060", reason, way_out="leave --features out")
+        told = f"ImageNet, by whoever made {weights.name}"
+        return FeatureNet(space, "inception", open_inception(weights, space), trained_on=told)
     if not isinstance(space, Images):
         standard = _network(space, "standardised", None, seed)
         assert isinstance(standard, Standardise)

@@ -125,13 +125,14 @@ def compare(
     out: Path,
     *,
     ruler: Path | None = None,
+    weights: Path | None = None,
     device: str = "auto",
     show: Show = QUIET,
     **choices: Any,
 ) -> Path:
     """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``.
 
-    ``ruler``: the folder with the ruler's nets, else ``out``.
+    ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's.
     """
     ruler = ruler or out
     draft = Plan(models=(), **choices)
@@ -140,7 +141,8 @@ def compare(
     require_enough(data)
     plan = Plan(models=chosen_models(names, data), **choices)
     _claim(out, plan)
-    ruler_features(data, ruler, 0 if ruler != out else plan.seed, show)
+    eyes_seed = 0 if ruler != out else plan.seed
+    ruler_features(data, ruler, eyes_seed, show, weights=weights)
     failures: dict[str, str] = {}
     for number, model in enumerate(plan.models, 1):
         folder = out / model

@@ -86,17 +86,29 @@ def _some(part: Part, most: int) -> Batch:
 
 
 def ruler_features(
-    data: Dataset, out: Path, seed: int, show: Show = QUIET
+    data: Dataset, out: Path, seed: int, show: Show = QUIET, *, weights: Path | None = None
 ) -> tuple[FeatureNet, FeatureNet | None]:
     """The ruler's feature net and judge of classes, learned once and kept in ``out``.
 
-    What the ruler said of planted faults in these data is kept beside them.
+    What the ruler said of planted faults in these data is kept beside them. ``weights``: a file with
+    Inception's, for the feature net; one that was kept before with other eyes is made anew.
     """
+    described = out / FEATURES / DESCRIPTION
+    if weights is not None and described.is_file():
+        same = read_json(described).get("kind") == "inception"
+        for kept in () if same else (described, out / LADDER):
+            kept.unlink(missing_ok=True)
     splits = _Splits.of(data)
     if not (out / FEATURES / DESCRIPTION).is_file():
-        show.line(f"the ruler learns its features from {len(splits.train):,} training data")
+        if weights is None:
+            show.line(f"the ruler learns its features from {len(splits.train):,} training data")
         learn_features(
-            data.space, train=splits.train, labels=data.labels, held_out=splits.test, seed=seed
+            data.space,
+            train=splits.train,
+            labels=data.labels,
+            held_out=splits.test,
+            weights=weights,
+            seed=seed,
         ).save(out / FEATURES)
     if data.labels is not None and not (out / JUDGE / DESCRIPTION).is_file():
         net = learn_judge(
@@ -131,6 +143,7 @@ def judge(
     settings: Mapping[str, Any] = {},
     data: Dataset | None = None,
     ruler: Path | None = None,
+    weights: Path | None = None,
     device: str = "auto",
     show: Show = QUIET,
 ) -> Judgement:
@@ -139,7 +152,7 @@ def judge(
     ``budget`` is the time that sampling and scoring may take together, about; a model too slow for it
     is measured on fewer data. ``settings`` go over the run's own for this once (more importance
     samples, fewer steps). ``ruler``: the folder with the ruler's nets, of a comparison; else the
-    run's own.
+    run's own. ``weights``: a file with Inception's, to see images with.
     """
     limit = Budget.parse(budget)
     if limit.unit != "seconds":
@@ -149,7 +162,7 @@ def judge(
     data = data or Recipe.from_json(card["recipe"]).open_data()
     model = shelf.from_pretrained(folder, settings=settings).to(choose_device(device))
     data.space.require(data.test.first(1).x, who="the ruler")
-    features, judging_net = ruler_features(data, ruler or folder, seed, show)
+    features, judging_net = ruler_features(data, ruler or folder, seed, show, weights=weights)
     splits = _Splits.of(data)
     readings = measure(
         model,
