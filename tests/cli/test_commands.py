@@ -106,6 +106,38 @@ def test_codes_reconstructions_and_evaluation(place):
     assert "active units (of the latent dimensions)" in judged["diagnoses"]
     again = simulacra("evaluate", "vae", "--num-samples", 200, cwd=place)
     assert "≤" in again.stdout
+    page = (place / "vae" / "report.html").read_text(encoding="utf-8")
+    for word in ("Fréchet distance", "test of itself", "data:image/png;base64,", "without a model"):
+        assert word in page
+    assert "http" not in page
+
+
+def test_anomalies_raise_alarms_and_say_how_rare_they_are(place):
+    done = simulacra("anomalies", "vae", "--false-alarms", 0.1, "--count", 150, cwd=place)
+    lines = done.stdout.splitlines()
+    assert (
+        lines[0]
+        == "index,score (-log p less the length of a lossless code),p_value (n = 180 clean),alarm"
+    )
+    rows = np.array([[float(one) for one in line.split(",")] for line in lines[1:]])
+    assert rows.shape == (150, 4)
+    assert np.array_equal(rows[:, 3] == 1, rows[:, 2] <= 0.1)
+    assert rows[:, 3].mean() < 0.25
+    assert "raise an alarm above" in done.stderr
+    words = ("anomalies", "vae", "--score", "likelihood", "--all-strange")
+    found = simulacra(*words, cwd=place)
+    assert "anomaly detection: " in found.stdout, found.stderr
+    refused(simulacra("anomalies", "dcgan", cwd=place), 78, "no likelihood", "who scores")
+    refused(simulacra("anomalies", "vae", "--score", "magic", cwd=place), 78, "choose one of")
+    few = simulacra("anomalies", "vae", "--false-alarms", 0.001, cwd=place)
+    refused(few, 80, "cannot promise", "at least 999 clean data")
+
+
+def test_the_ruler_is_tested_by_name(place):
+    done = simulacra("doctor", "ruler", cwd=place)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\nok ") == 6
+    refused(simulacra("doctor", "magic", cwd=place), 78, "ask for machine or ruler")
 
 
 def test_a_class_can_be_asked_for(place):

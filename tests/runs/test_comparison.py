@@ -116,3 +116,46 @@ def test_a_run_can_be_judged_again_with_other_settings(compared, tmp_path):
         judge(out / "vae", settings={"hidden": 7}, ruler=out)
     with pytest.raises(Refusal, match="budget of 5steps"):
         judge(out / "vae", budget="5steps", ruler=out)
+
+
+def test_several_seeds_show_their_spread(tmp_path):
+    choices = {"budget": "10steps", "num_samples": 150}
+    page = comparison.compare_seeds("independent,vae", tmp_path / "out", (0, 1), **choices)
+    text = page.read_text(encoding="utf-8")
+    assert "mean of 2 training seeds" in text
+    told = json.loads((tmp_path / "out" / comparison.NUMBERS).read_text(encoding="utf-8"))
+    singles = [
+        {
+            one.name: one.value
+            for one in Judgement.read(tmp_path / "out" / f"seed-{seed}" / "vae").readings
+        }
+        for seed in (0, 1)
+    ]
+    for reading in told["models"]["vae"]["readings"]:
+        values = [one[reading["name"]] for one in singles]
+        assert reading["value"] == pytest.approx(sum(values) / 2)
+        assert reading["low"] <= min(values) + 1e-9
+        assert reading["high"] >= max(values) - 1e-9
+    assert told["ruler"]["checks"]
+    assert {one["use"] for one in told["verdicts"]} >= {"sampling", "density"}
+    splits = [
+        json.loads((tmp_path / "out" / f"seed-{seed}" / "vae" / "card.json").read_text())["data"]
+        for seed in (0, 1)
+    ]
+    assert splits[0] == splits[1]
+    with pytest.raises(Refusal, match="no spread"):
+        comparison.compare_seeds("vae", tmp_path / "one", (0,), **choices)
+
+
+def test_a_ruler_that_fails_its_test_ranks_nobody(compared):
+    out, _ = compared
+    told = json.loads((out / "ladder.json").read_text())
+    told["checks"][0]["passed"] = False
+    kept = (out / "ladder.json").read_text()
+    try:
+        (out / "ladder.json").write_text(json.dumps(told))
+        text = comparison.compare(MODELS, out, **CHOICES).read_text(encoding="utf-8")
+    finally:
+        (out / "ladder.json").write_text(kept)
+    assert "The ruler failed its own test on these data" in text
+    assert "draws the most lifelike samples" not in text
