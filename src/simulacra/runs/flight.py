@@ -25,8 +25,8 @@ SETTLED = 0.2
 LEARNT = 0.5
 """Share of the budget before which codes are not judged: a prior's weight rises, units wake up."""
 
-EXPLODING = 100.0
-"""Times the median gradient norm so far."""
+EXPLODING, LARGEST = 100.0, 10.0
+"""Times the median gradient norm so far, and times the largest."""
 
 ALIKE = 0.3
 """Share of the real data's pairwise distance under which samples count as all alike."""
@@ -127,7 +127,8 @@ class FlightRecorder:
     def _exploding(self, name: str, value: float, round_: int) -> Finding | None:
         before = self._norms.setdefault(name, [])
         usual = statistics.median(before) if len(before) >= BEFORE else math.inf
-        wrong = value > EXPLODING * usual
+        # Where nearly all were nought, the median says nothing, and the largest says enough.
+        wrong = value > EXPLODING * usual and value > LARGEST * max(before)
         if not wrong:
             before.append(value)
         return self._say(
