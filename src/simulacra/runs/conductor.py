@@ -225,7 +225,8 @@ class Run:
             means["skipped"] = skipped
         self._heard(self.flight.numbers(means, clock.rounds, self._share()))
         self._add_line(means)
-        words = "  ".join(f"{name} {value:.4g}" for name, value in list(means.items())[:3])
+        told = [name for name in means if not name.endswith("gradient norm")][:3]
+        words = "  ".join(f"{name} {means[name]:.4g}" for name in told)
         self.show.progress(self._share(), f"round {clock.rounds}  {words}")
         return []
 
