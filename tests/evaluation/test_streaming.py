@@ -177,6 +177,12 @@ def test_a_memoriser_is_found_and_fresh_data_are_not():
         assert found[NEARER].low <= nearer <= found[NEARER].high
 
 
+def test_copies_of_what_stands_twice_are_found():
+    trained = rows_of(100, 4, 0).repeat(2, 1)
+    assert Memorisation.copied(trained[:50].float(), trained.float()).all()
+    assert not Memorisation.copied(rows_of(50, 4, 1).float(), trained.float()).any()
+
+
 def test_a_collapsed_set_has_no_diversity():
     real = rows_of(200, 5, 0)
     same = real[:1].repeat(100, 1) + 1e-3 * rows_of(100, 5, 1)

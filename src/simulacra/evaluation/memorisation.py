@@ -2,8 +2,8 @@
 
 For each sample the nearest of n training data and the nearest of n held-out data are looked up, n the
 same for both. A model that has learnt the distribution is nearer to training data half of the time
-(the two-sample idea of Meehan, Chaudhuri & Dasgupta 2020). Copies are samples that lie nearer to a
-training datum than a fifth of that datum's distance to its own nearest training neighbour: real data
+(the two-sample idea of Meehan, Chaudhuri & Dasgupta 2020). Copies are samples that lie no farther from
+a training datum than a fifth of that datum's distance to its own nearest training neighbour: real data
 almost never do, whatever the set. Distances are Euclidean in the data themselves, standardised,
 since features may hide a copy or make one up.
 """
@@ -135,7 +135,8 @@ class Memorisation(Measure):
         used = which.unique()
         radius = torch.zeros(len(trained))
         radius[used] = nearest_other(trained, used)
-        return distance < NEAR * radius[which]
+        # At most, not below: a datum that stands twice in the training data has no distance to itself.
+        return distance <= NEAR * radius[which]
 
 
 def nearest_other(rows: Tensor, which: Tensor) -> Tensor:
