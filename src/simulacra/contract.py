@@ -72,6 +72,17 @@ class Density(ABC):
         stream i of ``generator``; without one, seed 0, so that a score is reproducible."""
 
 
+class Factorised(ABC):
+    """Gives log p(x) dimension by dimension, as a product of conditionals."""
+
+    @abstractmethod
+    def log_factors(
+        self, x: Shaped[Tensor, "batch *shape"], *, condition: Tensor | None = None
+    ) -> Float[Tensor, "batch *shape"]:
+        """log p(x_i | the dimensions before it in the model's order), in nats; the sum over all
+        dimensions is ``log_prob``."""
+
+
 class Encoder(ABC):
     """Turns an element into a code."""
 
@@ -165,6 +176,7 @@ Promise = TypeVar("Promise")
 CAPABILITIES: tuple[type, ...] = (
     Sampler,
     Density,
+    Factorised,
     Encoder,
     Decoder,
     Translator,

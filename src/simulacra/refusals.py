@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 EXIT_CODES: Final = {
+    "USE": 2,  # a verb or an option that there is not
     "CFG": 78,  # configuration
     "DATA": 65,  # bad data
     "FILE": 66,  # an input that is not there, or not what it should be

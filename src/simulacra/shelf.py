@@ -68,6 +68,11 @@ class Entry:
     def capabilities(self) -> list[str]:
         return capabilities(self.cls)
 
+    @property
+    def representative(self) -> bool:
+        """Whether a comparison that names no models takes this one for its family."""
+        return bool(getattr(self.cls, "representative", False))
+
     def fits(self, space: Space) -> bool:
         return isinstance(space, self.cls.spaces)
 

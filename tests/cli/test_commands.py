@@ -50,6 +50,12 @@ def place(tmp_path_factory):
     return folder
 
 
+def test_a_verb_or_option_that_there_is_not(tmp_path):
+    refused(simulacra("trian", "vae", cwd=tmp_path), 2, "USE-001", "trian")
+    refused(simulacra("train", "--budgt", "3m", cwd=tmp_path), 2, "USE-001", "--budgt")
+    refused(simulacra("sample", cwd=tmp_path), 2, "USE-001", "'run'")
+
+
 def test_help_answers_without_torch(tmp_path):
     begun = time.perf_counter()
     done = simulacra("--help", cwd=tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from simulacra.contract import Density, Kind, Sampler
+from simulacra.contract import Density, Factorised, Kind, Sampler
 from simulacra.spaces import Images, Measure, Table, Tokens
 
 MOST_STATES = 2**15
@@ -135,6 +135,14 @@ def test_training_raises_the_density_of_the_data(having):
         float(in_parts(model, x).mean()) for model in (toys.new().eval(), toys.practised)
     )
     assert after > before + 0.1
+
+
+def test_factors_multiply_to_the_density(having):
+    model = having(Density, Factorised).trained
+    x = model.space.random(7, torch.Generator().manual_seed(1))
+    factors = model.log_factors(x)
+    assert factors.shape == x.shape
+    torch.testing.assert_close(factors.flatten(1).sum(1), model.log_prob(x), rtol=1e-5, atol=1e-5)
 
 
 def test_rows_are_independent(having):

@@ -19,7 +19,10 @@ def compare(
     data: Annotated[
         str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")
     ] = "digits",
-    models: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    models: Annotated[
+        str,
+        typer.Option(help="families (the best known of each), all, or names with commas between."),
+    ] = "families",
     budget: Annotated[str, typer.Option(help="Of each model: 3m, 90s, 5000steps.")] = "3m",
     seed: Annotated[int, typer.Option(help="Same seed, same comparison.")] = 0,
     seeds: Annotated[

@@ -9,8 +9,8 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
+from typer import exceptions
 
 from simulacra.cli import comparing, detecting, looking, training, using
 from simulacra.refusals import Refusal
@@ -54,11 +54,13 @@ def main() -> None:
         code = app(standalone_mode=False)
     except Refusal as refusal:
         code = _told(refusal)
-    except click.exceptions.Abort:
+    except exceptions.Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except exceptions.TyperException as error:
+        words = error.format_message().rstrip(".")
+        code = _told(
+            Refusal("USE-001", words, way_out="`simulacra VERB --help` shows what there is")
+        )
     except KeyboardInterrupt:
         print("stopped before there was anything to keep", file=sys.stderr)
         code = 130

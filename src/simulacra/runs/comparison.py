@@ -67,9 +67,14 @@ class Plan:
 
 
 def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
-    """The models that 'all', or a list with commas, names; each has to fit the data's space."""
-    if names == "all":
+    """The models that 'families', 'all', or a list with commas, names; each has to fit the space.
+
+    'families' are the representatives; where none of them fits, all that do.
+    """
+    if names in ("families", "all"):
         fitting = [entry.name for entry in shelf.entries() if entry.fits(data.space)]
+        first = [name for name in fitting if shelf.find(name).representative]
+        fitting = first if names == "families" and first else fitting
         if not fitting:
             reason = f"no model on the shelf can model {data.space}"
             raise Refusal("CFG-031", reason, way_out="`simulacra models` shows what each can")
@@ -79,7 +84,9 @@ def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
         if not shelf.find(name).fits(data.space):
             shelf.build(name, data.space)
     if not wanted:
-        raise Refusal("CFG-060", "--models names none", way_out="write all, or names with commas")
+        raise Refusal(
+            "CFG-060", "--models names none", way_out="write families, all, or names with commas"
+        )
     return wanted
 
 

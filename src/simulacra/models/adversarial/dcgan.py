@@ -109,6 +109,7 @@ class Critic(nn.Module):
 class DCGAN(nn.Module, Sampler):
     """A generator, and the critic that taught it."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.contract import Completer, Density, Kind, Sampler
+from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
@@ -282,9 +282,10 @@ class _GatedWalk:
         return x
 
 
-class PixelCNN(nn.Module, Sampler, Density, Completer):
+class PixelCNN(nn.Module, Sampler, Density, Factorised, Completer):
     """Masked convolutions and a softmax over the levels of every pixel."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
 
@@ -357,8 +358,11 @@ class PixelCNN(nn.Module, Sampler, Density, Completer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        return self.log_factors(x, condition=condition).flatten(1).sum(1)
+
+    def log_factors(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
         x = as_device(x, self)
-        return self._log_prob(x, self.logits(x, condition))
+        return categorical_log_prob(x, self.logits(x, condition).movedim(1, -1))
 
     @torch.no_grad()
     def complete(
@@ -405,11 +409,6 @@ class PixelCNN(nn.Module, Sampler, Density, Completer):
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
         classes = one_hot_labels(condition, self.condition_space, rows)
         return None if classes is None else classes.to(self.last.weight)
-
-    @staticmethod
-    def _log_prob(x: Tensor, logits: Tensor) -> Tensor:
-        """Nats of each row, from the log-softmax over the levels (2016a, sec. 3.3)."""
-        return categorical_log_prob(x, logits.movedim(1, -1)).flatten(1).sum(1)
 
     def _drawn(
         self, noise: Noise, condition: Tensor | None, given: Tensor | None, known: Tensor | None

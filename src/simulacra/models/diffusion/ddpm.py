@@ -74,6 +74,7 @@ class _Terms:
 class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and everything that follows from it."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
 

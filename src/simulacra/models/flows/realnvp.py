@@ -114,6 +114,7 @@ class Scale(nn.Module):
 class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
     """Affine couplings between data and standard normal noise."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
     shift: Tensor

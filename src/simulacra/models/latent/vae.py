@@ -61,6 +61,7 @@ class Config:
 class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     """Encoder, decoder and a likelihood head over a standard normal latent variable."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
 

@@ -97,6 +97,7 @@ class _Moments:
 class GaussianMixture(nn.Module, Sampler, Density, Completer):
     """K Gaussians; buffers hold log pi_k, mu_k and P_k, upper triangular, with Sigma_k^-1 = P_k P_k^T."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = ()
     log_frequencies: Tensor

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Completer, Density, Kind, Sampler
+from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.front_door import as_device
 from simulacra.probability.distributions import categorical_draw, gaussian_log_prob
@@ -30,9 +30,10 @@ class Config:
     prior_weight: float = 1.0
 
 
-class Independent(nn.Module, Sampler, Density, Completer):
+class Independent(nn.Module, Sampler, Density, Factorised, Completer):
     """One distribution for each dimension, and nothing between them."""
 
+    representative: ClassVar = True
     spaces: ClassVar = (Images, Tokens, Table, Vectors)
     conditions: ClassVar = ()
     valid: Tensor
@@ -84,13 +85,16 @@ class Independent(nn.Module, Sampler, Density, Completer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        return self.log_factors(x).flatten(1).sum(1)
+
+    def log_factors(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
         flat = as_device(x, self).flatten(1)
         codes = torch.where(self.real.to(flat.device), 0, flat).long()
         # Normalised again, because stored logarithms are rounded.
         log_probs = torch.log_softmax(self.log_probs, dim=1)
         discrete = log_probs.T[codes, torch.arange(flat.shape[1], device=flat.device)]
         continuous = gaussian_log_prob(flat.float(), self.mean, self.log_scale)
-        return torch.where(self.real.to(flat.device), continuous, discrete).sum(1)
+        return torch.where(self.real.to(flat.device), continuous, discrete).reshape(x.shape)
 
     def complete(
         self,
