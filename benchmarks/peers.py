@@ -208,9 +208,9 @@ def ddpm_ours() -> dict[str, Any]:
     for _ in range(DDPM["steps"] - 3):
         next(rounds)
     seconds = time.perf_counter() - begun
-    noise = row_noise(500, torch.Generator().manual_seed(0), "cpu")
+    noise = row_noise(HELD_OUT, torch.Generator().manual_seed(0), "cpu")
     with torch.no_grad():
-        error = model.eval().denoising_error(Batch(test[:500]), noise, Clock()).value
+        error = model.eval().denoising_error(Batch(test), noise, Clock()).value
     count = (DDPM["steps"] - 3) * DDPM["batch"]
     return told(count, seconds, model, float(error), "held-out squared error of the noise")
 
@@ -264,7 +264,7 @@ def ddpm_diffusers(best: bool) -> dict[str, Any]:
     model.eval()
     with torch.no_grad():
         network = model
-        found = float(error(test[:500]))
+        found = float(error(test))
     count = (DDPM["steps"] - 3) * DDPM["batch"]
     return told(count, seconds, model, found, "held-out squared error of the noise")
 
@@ -283,9 +283,9 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
 }
 
 
-def measured(family: str, system: str) -> dict[str, Any]:
+def measured(family: str, system: str, steps: int) -> dict[str, Any]:
     """One system in a process of its own."""
-    command = [sys.executable, __file__, family, "--system", system]
+    command = [sys.executable, __file__, family, "--system", system, "--steps", str(steps)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{system}: {found}", file=sys.stderr)
@@ -298,7 +298,9 @@ def main() -> None:
     parser.add_argument("family", choices=SYSTEMS)
     parser.add_argument("--system")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=DDPM["steps"], help="of the DDPM")
     options = parser.parse_args()
+    DDPM["steps"] = options.steps
     systems = SYSTEMS[options.family]
     if options.system:
         torch.manual_seed(0)
@@ -307,7 +309,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
     for _ in range(options.repeat):
         for name in systems:
-            runs[name].append(measured(options.family, name))
+            runs[name].append(measured(options.family, name, options.steps))
     medians = {
         name: {key: statistics.median(one[key] for one in several) for key in several[0]}
         for name, several in runs.items()

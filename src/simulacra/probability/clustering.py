@@ -1,9 +1,32 @@
-"""Clusters of real rows, as a start for mixtures and codebooks."""
+"""Clusters of real rows, as a start for mixtures and codebooks, and the rows to look for them in."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+
+class RandomSubset:
+    """At most ``size`` rows of a stream of batches, any such subset equally likely: those of the
+    smallest random keys."""
+
+    def __init__(self, size: int, keys: torch.Generator) -> None:
+        self.size, self.keys = size, keys
+        self._rows: Tensor | None = None
+        self._chosen = torch.empty(0)
+
+    def add(self, rows: Tensor) -> None:
+        """Look at more rows, of any shape behind the first dimension."""
+        held = rows if self._rows is None else torch.cat([self._rows, rows])
+        keys = torch.cat([self._chosen, torch.rand(len(rows), generator=self.keys)])
+        self._chosen, order = keys.sort(stable=True)
+        self._chosen = self._chosen[: self.size]
+        self._rows = held[order[: self.size].to(held.device)]
+
+    def rows(self) -> Tensor:
+        """The subset, in random order; there has to have been a batch."""
+        assert self._rows is not None
+        return self._rows
 
 
 def k_means(z: Tensor, components: int, seed: int) -> Tensor:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from simulacra.contract import Completer, Density, Kind, Sampler
 from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.front_door import as_device
-from simulacra.probability.clustering import k_means
+from simulacra.probability.clustering import RandomSubset, k_means
 from simulacra.probability.dequantisation import dequantised, quantised
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import BatchNoise, Noise, row_noise, scoring_noise
@@ -303,7 +303,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer):
         """Frequencies or shift and scale; gives a uniformly drawn subset: the smallest keys'."""
         total = torch.zeros_like(self.shift, dtype=torch.float64)
         square, counts = total.clone(), torch.zeros_like(self.log_frequencies, dtype=torch.float64)
-        rows, kept, kept_keys = 0, torch.empty(0, *self.space.shape), torch.empty(0)
+        rows, subset = 0, RandomSubset(self.config.subset, keys)
         for batch in batches:
             flat = as_device(batch.x, self).flatten(1)
             rows += len(flat)
@@ -312,16 +312,13 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer):
             if self.by_quantile:
                 ones = torch.ones_like(flat.T, dtype=torch.float64)
                 counts.scatter_add_(1, flat.T.long(), ones)
-            kept = torch.cat([kept.to(batch.x), batch.x])
-            kept_keys = torch.cat([kept_keys, torch.rand(len(flat), generator=keys)])
-            kept_keys, order = kept_keys.sort(stable=True)
-            kept, kept_keys = kept[order[: self.config.subset]], kept_keys[: self.config.subset]
+            subset.add(batch.x)
         if self.by_quantile:
             prior = self.config.prior_weight / counts.shape[1]
             self.log_frequencies.copy_(((counts + prior) / (counts + prior).sum(1, True)).log())
         else:
             self._standardise(total / rows, square / rows)
-        return kept
+        return subset.rows()
 
     def _standardise(self, mean: Tensor, square: Tensor) -> None:
         variance = (square - mean.square()).clamp(min=0)
