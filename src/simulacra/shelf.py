@@ -73,6 +73,11 @@ class Entry:
         """Whether a comparison that names no models takes this one for its family."""
         return bool(getattr(self.cls, "representative", False))
 
+    @property
+    def supervised(self) -> bool:
+        """Whether it learns labels, and has nothing to learn without them."""
+        return bool(getattr(self.cls, "supervised", False))
+
     def fits(self, space: Space) -> bool:
         return isinstance(space, self.cls.spaces)
 

@@ -18,6 +18,7 @@ from simulacra.evaluation.measure import Provenance
 from simulacra.evaluation.memorisation import COPIES, NEARER, Memorisation
 from simulacra.evaluation.modes import Modes
 from simulacra.evaluation.ngrams import NGrams
+from simulacra.evaluation.prediction import Prediction
 from simulacra.evaluation.ruler import MEASURES
 from simulacra.evaluation.tables import Columns
 from simulacra.refusals import Refusal
@@ -67,6 +68,10 @@ def cases():
         "n-grams": (
             lambda where: NGrams(Tokens(12, 4), where),
             {"samples": words, "real": others},
+        ),
+        "prediction": (
+            Prediction,
+            {"chances": chances, "labels": chances.argmax(1), "taught": classes},
         ),
         "columns": (
             lambda where: Columns(TABLE, where),

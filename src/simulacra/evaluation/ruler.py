@@ -24,6 +24,7 @@ from simulacra.evaluation.measure import Measure
 from simulacra.evaluation.memorisation import Memorisation
 from simulacra.evaluation.modes import Modes
 from simulacra.evaluation.ngrams import NGrams
+from simulacra.evaluation.prediction import Prediction
 from simulacra.evaluation.reading import Reading
 from simulacra.evaluation.rebuilding import Completion, Reconstruction
 from simulacra.evaluation.representation import Representation
@@ -55,6 +56,7 @@ MEASURES: tuple[type[Measure], ...] = (
     NGrams,
     Memorisation,
     Detection,
+    Prediction,
     Representation,
     Reconstruction,
     Completion,

@@ -72,7 +72,11 @@ def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
     'families' are the representatives; where none of them fits, all that do.
     """
     if names in ("families", "all"):
-        fitting = [entry.name for entry in shelf.entries() if entry.fits(data.space)]
+        fitting = [
+            entry.name
+            for entry in shelf.entries()
+            if entry.fits(data.space) and (data.labels is not None or not entry.supervised)
+        ]
         first = [name for name in fitting if shelf.find(name).representative]
         fitting = first if names == "families" and first else fitting
         if not fitting:

@@ -373,10 +373,12 @@ def train(
         require_enough(data)
         if resume:
             _require_same_data(folder, data)
-        condition = data.labels if recipe.conditional else None
-        if recipe.conditional and condition is None:
-            reason = f"the data {shown(recipe.data)} have no labels to condition on"
-            raise Refusal("CFG-042", reason, way_out="leave --conditional out")
+        supervised = shelf.find(recipe.model).supervised
+        condition = data.labels if recipe.conditional or supervised else None
+        if condition is None and (recipe.conditional or supervised):
+            reason = f"the data {shown(recipe.data)} have no labels for {recipe.model} to learn"
+            way_out = "choose another model" if supervised else "leave --conditional out"
+            raise Refusal("CFG-042", reason, way_out=way_out)
         model = shelf.build(
             recipe.model,
             data.space,

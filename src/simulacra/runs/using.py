@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Density, Scorer
+from simulacra.contract import Density, Predictor, Scorer
 from simulacra.games import Batch
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Table
+from simulacra.spaces import Labels, Table
 
 CHUNK = 256
 
@@ -62,6 +62,14 @@ def scores(model: Any, batch: Batch) -> Iterator[str]:
         columns[f"anomaly_score ({model.score_source})"] = in_chunks(stranger, model, batch)
     elif isinstance(model, Density):
         columns["anomaly_score (-log_prob in nats)"] = -log_prob
+    if isinstance(model, Predictor) and isinstance(model.target_space, Labels):
+        labels = model.target_space
+
+        def posterior(x: Tensor, *, condition: Tensor | None) -> Tensor:
+            return model.predict(x)
+
+        each = in_chunks(posterior, model, batch).T
+        columns |= {f"p({_cell(labels.name(k))} | x)": share for k, share in enumerate(each)}
     yield ",".join(["index", *columns])
     for index, row in enumerate(
         zip(*(column.tolist() for column in columns.values()), strict=True)
