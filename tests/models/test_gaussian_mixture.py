@@ -52,8 +52,8 @@ def test_em_reaches_the_log_likelihood_of_scikit_learn(data, covariance):
     play = Play(model, model.game())
     rounds = play.rounds(stream(x, space), lambda clock: 0.0)
     next(rounds)  # k-means: the start that both share
-    z = ((x - model.shift) / model.scale).double().numpy()
-    root = model.precision_cholesky.double()
+    z = ((x - model.door.shift) / model.door.scale).double().numpy()
+    root = model.gaussians.precision_cholesky.double()
     precisions = {
         "full": root @ root.mT,
         "diagonal": root.square(),
@@ -65,13 +65,13 @@ def test_em_reaches_the_log_likelihood_of_scikit_learn(data, covariance):
         tol=0.0,
         max_iter=25,
         weights_init=model.log_weights.double().softmax(0).numpy(),
-        means_init=model.means.double().numpy(),
+        means_init=model.gaussians.means.double().numpy(),
         precisions_init=precisions.numpy(),
     )
     with pytest.warns(Warning, match="converge"):
         peer.fit(z)
     list(rounds)
-    expected = peer.score_samples(z) - float(model.scale.double().log().sum())
+    expected = peer.score_samples(z) - float(model.door.scale.double().log().sum())
     assert float(model.log_prob(x).double().mean()) == pytest.approx(expected.mean(), abs=1e-4)
     np.testing.assert_allclose(model.log_prob(x).numpy(), expected, atol=0.02, rtol=2e-3)
 
@@ -125,7 +125,9 @@ def test_batches_do_not_matter():
         list(zip(Play(model, model.game()).rounds(batches, lambda c: 0.0), range(1), strict=False))
         model.expect_maximise(stream(x, model.space, size).sweep(), None, Clock())
         models.append(model)
-    torch.testing.assert_close(models[0].means, models[1].means, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        models[0].gaussians.means, models[1].gaussians.means, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_table_forgets_its_units():
@@ -168,7 +170,7 @@ def test_completion_is_the_conditional_gaussian():
 
 def test_completion_chooses_the_component_that_fits():
     model = GaussianMixture(Vectors(2), Config(2))
-    model.means.copy_(torch.tensor([[-4.0, -4.0], [4.0, 4.0]]))
+    model.gaussians.means.copy_(torch.tensor([[-4.0, -4.0], [4.0, 4.0]]))
     x = torch.tensor([[-4.0, 0.0], [4.0, 0.0]]).repeat(50, 1)
     known = torch.tensor([True, False]).expand_as(x)
     drawn = model.complete(x, known, generator=torch.Generator().manual_seed(0))
@@ -185,9 +187,11 @@ def test_digits_are_beyond_the_floor():
     assert bits < 2.36 - 0.2
     # With one standard normal, what is left is exactly independent pixels.
     floor = copy.deepcopy(model)
-    floor.means.zero_()
-    floor.precision_cholesky.copy_(torch.eye(64).expand_as(floor.precision_cholesky))
-    frequencies = floor.log_frequencies.log_softmax(1)
+    floor.gaussians.means.zero_()
+    floor.gaussians.precision_cholesky.copy_(
+        torch.eye(64).expand_as(floor.gaussians.precision_cholesky)
+    )
+    frequencies = floor.door.log_frequencies.log_softmax(1)
     own = frequencies[torch.arange(64), test.flatten(1).long()].sum(1)
     torch.testing.assert_close(floor.log_prob(test), own, rtol=1e-3, atol=1e-2)
 
