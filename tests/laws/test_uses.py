@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from simulacra.contract import Completer, Decoder, Density, Encoder, Sampler, Scorer
+from simulacra.contract import Completer, Decoder, Density, Encoder, Predictor, Sampler, Scorer
 from simulacra.spaces import Labels
 
 
@@ -91,3 +91,11 @@ def test_conditional_parameters_all_move(toys):
     toys.play(model, 12, total=24)
     after = dict(model.named_parameters())
     assert not [name for name in before if torch.equal(before[name], after[name])]
+
+
+def test_predictions_are_probabilities(having):
+    model = having(Predictor).trained
+    chances = model.predict(model.space.random(9, seeded(0)))
+    assert chances.shape == (9, model.target_space.count)
+    assert float(chances.min()) >= 0
+    torch.testing.assert_close(chances.sum(1), torch.ones(9), rtol=0, atol=1e-5)

@@ -11,6 +11,7 @@ from simulacra.refusals import Refusal
 from simulacra.runs import comparison
 from simulacra.runs.conductor import Run
 from simulacra.runs.judging import READINGS, Judgement, judge
+from simulacra.runs.report import _free_parameters
 from simulacra.runs.show import Show
 
 CHOICES = {"budget": "20steps", "num_samples": 200}
@@ -159,3 +160,17 @@ def test_a_ruler_that_fails_its_test_ranks_nobody(compared):
         (out / "ladder.json").write_text(kept)
     assert "The ruler failed its own test on these data" in text
     assert "draws the most lifelike samples" not in text
+
+
+def test_binary_data_show_how_many_numbers_a_model_takes():
+    card = {"space": {"space": "Images", "channels": 1, "height": 2, "width": 3, "levels": 2}}
+    cards = {name: {**card, "parameters": 0} for name in ("independent", "markov-chain")}
+    judged = {
+        name: Judgement((), {"free parameters": free})
+        for name, free in (("independent", 6.0), ("markov-chain", 11.0))
+    }
+    table = _free_parameters(cards, judged)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", table)
+    assert cells == ["independent", "6", "markov-chain", "11", "table of all states", "63"]
+    grey = {"independent": {**cards["independent"], "space": {**card["space"], "levels": 17}}}
+    assert not _free_parameters(grey, judged)

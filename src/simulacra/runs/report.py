@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from simulacra.runs.judging import FEATURES, Judgement, ladder_of
 from simulacra.runs.ledger import read_ledger
 
 REPORT = "report.html"
+FREE = "free parameters"
+"""What models that are no network call the number of their free parameters, among their diagnoses."""
 
 STYLE = """
 :root{--ink:#1c2128;--soft:#5d6772;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--mark:#0b6e4f}
@@ -79,6 +82,7 @@ def write_report(
         _verdicts(readings, trusted=ladder is None or ladder.passed),
         _pictures(out, folders, cards),
         _table(readings),
+        _free_parameters(cards, judged),
         _curves(folders),
         _made(facts, cards, judged, out),
         _self_test(ladder, only_failed=False),
@@ -267,6 +271,32 @@ def _told(one: Reading) -> str:
     """How a number was made, in one sentence and its circumstances."""
     seen = f", features {one.features}" if one.features else ""
     return f"{one.how} ({one.counted}, {one.split}, seed {one.seed}{seen})"
+
+
+def _free_parameters(cards: Mapping[str, Any], judged: Mapping[str, Judgement]) -> str:
+    """Of binary data: how many numbers each model says p(x) with, beside the table of all states."""
+    space: Mapping[str, Any] = next((card["space"] for card in cards.values()), {})
+    shape = [space.get(key, 1) for key in ("channels", "height", "width", "length")]
+    dimensions = math.prod(shape)
+    if space.get("levels", space.get("vocabulary")) != 2 or dimensions < 2:
+        return ""
+    counted = {
+        name: int(judged[name].diagnoses.get(FREE, card["parameters"]))
+        for name, card in cards.items()
+    }
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td{_sortable(count)}>{count:,}</td></tr>"
+        for name, count in sorted(counted.items(), key=lambda one: one[1])
+    )
+    digits = math.floor(dimensions * math.log10(2)) + 1
+    every = f"{2**dimensions - 1:,}" if digits < 16 else f"about 10<sup>{digits - 1}</sup>"
+    return (
+        "<h2>How many numbers p(x) takes</h2><p class=soft>A table of all states of "
+        f"n = {dimensions:,} binary dimensions takes 2<sup>n</sup> - 1; independence takes n, a chain "
+        "2n - 1.</p><div class=wide><table class=sort><thead><tr><th>model</th><th>free parameters</th>"
+        f"</tr></thead><tbody>{rows}<tr><td>table of all states</td><td data-v='1e300'>{every}</td></tr>"
+        "</tbody></table></div>"
+    )
 
 
 def _curves(folders: Mapping[str, Path]) -> str:
