@@ -242,16 +242,20 @@ class Series(Space):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: real numbers, or one of the named ``categories``."""
+    """One column of a table: real numbers, or one of the named ``categories``.
+
+    ``missing``: whether a real one may be missing, which then is a state of its own, NaN.
+    """
 
     name: str
     kind: Literal["real", "category"] = "real"
     categories: tuple[str, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True)
 class Table(Space):
-    """Rows of a table, shape (columns,) of reals; a category stands as its index."""
+    """Rows of a table, (columns,) reals; a category stands as its index, a missing number as NaN."""
 
     columns: tuple[Column, ...]
 
@@ -265,22 +269,34 @@ class Table(Space):
 
     @property
     def measure(self) -> Measure:
+        if self.may_miss:
+            return Measure.MIXED
         kinds = {column.kind for column in self.columns}
         if kinds == {"real"}:
             return Measure.LEBESGUE
         return Measure.COUNTING if kinds == {"category"} else Measure.MIXED
 
+    @property
+    def may_miss(self) -> tuple[str, ...]:
+        """The names of the columns in which numbers may be missing."""
+        return tuple(column.name for column in self.columns if column.missing)
+
     def random(self, count: int, generator: torch.Generator) -> Tensor:
-        drawn = [
-            torch.randint(len(column.categories), (count,), generator=generator).float()
-            if column.kind == "category"
-            else torch.randn(count, generator=generator)
-            for column in self.columns
-        ]
+        drawn = [self._random_column(column, count, generator) for column in self.columns]
         return torch.stack(drawn, dim=1)
 
+    @staticmethod
+    def _random_column(column: Column, count: int, generator: torch.Generator) -> Tensor:
+        if column.kind == "category":
+            return torch.randint(len(column.categories), (count,), generator=generator).float()
+        numbers = torch.randn(count, generator=generator)
+        if not column.missing:
+            return numbers
+        return torch.where(torch.rand(count, generator=generator) < 0.25, torch.nan, numbers)
+
     def holds(self, x: Tensor) -> bool:
-        if not _finite_reals(x):
+        may_miss = torch.tensor([column.missing for column in self.columns], device=x.device)
+        if not x.is_floating_point() or not bool((x.isfinite() | (x.isnan() & may_miss)).all()):
             return False
         for index, column in enumerate(self.columns):
             if column.kind == "category":
@@ -292,7 +308,10 @@ class Table(Space):
 
     def __str__(self) -> str:
         categories = sum(column.kind == "category" for column in self.columns)
-        return f"table rows of {len(self.columns)} columns, {categories} of them categories"
+        missing = f", numbers missing in {len(self.may_miss)}" if self.may_miss else ""
+        return (
+            f"table rows of {len(self.columns)} columns, {categories} of them categories{missing}"
+        )
 
 
 @dataclass(frozen=True)
@@ -356,7 +375,7 @@ def space_from_json(data: dict[str, Any]) -> Space:
         return Pair(space_from_json(values["left"]), space_from_json(values["right"]))
     if kind is Table:
         columns = (
-            Column(one["name"], one["kind"], tuple(one["categories"])) for one in values["columns"]
+            Column(**one | {"categories": tuple(one["categories"])}) for one in values["columns"]
         )
         return Table(tuple(columns))
     if kind is Labels:

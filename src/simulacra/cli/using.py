@@ -210,7 +210,13 @@ def part_of(run: Path, data: str | None, model: Any) -> Any:
     recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
     if data is None:
         return recipe.open_data().test
-    opened = open_data(data, view=recipe.view, size=recipe.size, skip_bad=recipe.skip_bad)
+    opened = open_data(
+        data,
+        view=recipe.view,
+        size=recipe.size,
+        skip_bad=recipe.skip_bad,
+        like=model.space,
+    )
     if opened.space != model.space:
         raise Refusal(
             "DATA-002",

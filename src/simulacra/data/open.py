@@ -12,7 +12,7 @@ from simulacra.data.dataset import Dataset, Part, View
 from simulacra.data.raw import Raw
 from simulacra.data.splits import split
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Images, Labels
+from simulacra.spaces import Images, Labels, Space, Table
 
 FEWEST = 10
 """So many data can be split into three parts; fewer can only be scored or encoded."""
@@ -25,6 +25,7 @@ def open_data(
     size: int | None = None,
     skip_bad: int = 0,
     seed: int = 0,
+    like: Space | None = None,
 ) -> Dataset:
     """The data that ``what`` names, split by content and ``seed``.
 
@@ -32,13 +33,16 @@ def open_data(
     or .npz file, a CSV or Parquet table, or plain text. ``view`` of images: '8bit' as they are,
     'binary' by a threshold, 'dynamic' with a new draw of each pixel at every epoch. ``size``: the side
     of images, or the length of pieces of text. ``skip_bad``: leave out at most so many broken data.
+    ``like``: the space of a trained model, whose columns a table is read as.
     """
-    raw = read(what, size=size, skip_bad=skip_bad)
+    raw = read(what, size=size, skip_bad=skip_bad, like=like)
     views.require_view(view, raw)
     return assembled(_name(what), raw, view=view, seed=seed)
 
 
-def read(what: str | Path, *, size: int | None = None, skip_bad: int = 0) -> Raw:
+def read(
+    what: str | Path, *, size: int | None = None, skip_bad: int = 0, like: Space | None = None
+) -> Raw:
     """The rows that ``what`` names, by the reader that its kind needs."""
     if size is not None and size < 1:
         raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number of pixels")
@@ -58,7 +62,8 @@ def read(what: str | Path, *, size: int | None = None, skip_bad: int = 0) -> Raw
         raw = arrays.read_array(path)
         return raw if size is None else views.resized(raw, size)
     if tables.is_table(path):
-        return tables.read_table(path, skip_bad=skip_bad)
+        columns = like if isinstance(like, Table) else None
+        return tables.read_table(path, like=columns, skip_bad=skip_bad)
     if text.is_text(path):
         return text.read_text(path, length=size)
     raise Refusal(

@@ -1,7 +1,10 @@
 """Tables: CSV (also packed) and Parquet.
 
-A column whose cells are all numbers is real; any other is a category, one code a text. Rows with a
-missing number or another count of cells are named by row and column, and left out with --skip-bad.
+A column whose cells are all numbers is real; cells without one are missing, which is a state of its own.
+Whole numbers of few different values are categories in their order, like marks; any other column is a
+category, one code a text. Rows with another count of cells, with an infinite number or, where a trained
+model's own columns are given, with what it has never seen are named by row and column, and left out
+with --skip-bad.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ from simulacra.spaces import Column, Table
 
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 ENDINGS = (*CSV_ENDINGS, ".parquet")
-MISSING = ("", "na", "n/a", "nan", "null", "none")
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+MOST_ORDERED = 20
+"""Whole numbers of so many different values at most are categories."""
 MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
 
 Cells = Sequence[Any]
@@ -35,30 +41,80 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def read_table(path: Path, *, skip_bad: int = 0) -> Raw:
-    """The rows of a table."""
+@dataclass
+class _Seen:
+    """What one column was seen to hold."""
+
+    texts: set[str] = field(default_factory=set)
+    numbers: set[float] = field(default_factory=set)
+    numeric: bool = True
+    missing: bool = False
+
+    def see(self, cell: Any) -> None:
+        if _missing(cell):
+            self.missing = True
+        elif self.numeric:
+            number = _number(cell)
+            self.numeric = number is not None
+            if number is not None and len(self.numbers) <= MOST_ORDERED:
+                self.numbers.add(number)
+        if len(self.texts) <= MOST_CATEGORIES:
+            self.texts.add(str(cell).strip())
+
+    def column(self, path: Path, name: str) -> Column:
+        """What the column is taken as."""
+        if self.numeric and self.numbers:
+            few = len(self.numbers) <= MOST_ORDERED
+            if few and not self.missing and all(one.is_integer() for one in self.numbers):
+                return Column(name, "category", tuple(f"{one:.0f}" for one in sorted(self.numbers)))
+            return Column(name, missing=self.missing)
+        if len(self.texts) > MOST_CATEGORIES:
+            reason = f"the column {shown(name)} of {shown(path)} has more than {MOST_CATEGORIES} "
+            raise Refusal(
+                "DATA-031", reason + "different texts", way_out="leave it out, or group its values"
+            )
+        return Column(name, "category", tuple(sorted(self.texts)))
+
+
+def read_table(path: Path, *, like: Table | None = None, skip_bad: int = 0) -> Raw:
+    """The rows of a table; ``like``: as the columns of this space, which a model was trained on."""
     names, read = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    return _read(path, names, read, skip_bad)
+    return _read(path, names, read, like, skip_bad)
 
 
-def _read(path: Path, names: tuple[str, ...], read: Read, skip_bad: int) -> Raw:
-    survey = Survey("table")
-    width = len(names)
-    texts = [set[str]() for _ in names]
-    numeric, found = [True] * width, [False] * width
+def _surveyed(
+    path: Path, names: tuple[str, ...], read: Read, like: Table | None
+) -> tuple[int, tuple[Column, ...]]:
+    """How many rows there are at most, and the columns."""
+    seen = [_Seen() for _ in names]
     count = 0
     for _, cells in read():
-        if len(cells) != width:
-            continue
-        count += 1
-        for index, cell in enumerate(cells):
-            if numeric[index] and not _missing(cell):
-                found[index] = True
-                numeric[index] = _number(cell) is not None
-            if len(texts[index]) <= MOST_CATEGORIES:
-                texts[index].add(str(cell).strip())
-    columns = [_column(path, *told) for told in zip(names, numeric, found, texts, strict=True)]
-    codes = [{text: code for code, text in enumerate(column.categories)} for column in columns]
+        if len(cells) == len(names):
+            count += 1
+            for one, cell in zip(seen, cells if like is None else (), strict=False):
+                one.see(cell)
+    if like is None:
+        return count, tuple(one.column(path, name) for one, name in zip(seen, names, strict=True))
+    if len(like.columns) != len(names):
+        raise Refusal(
+            "DATA-035",
+            f"{shown(path)} has {len(names)} columns, and the run was trained on {len(like.columns)}",
+            way_out="give the same columns in the same order",
+        )
+    for name, column in zip(names, like.columns, strict=True):
+        if name != column.name:
+            reason = (
+                f"{shown(path)} has a column {shown(name)} where {shown(column.name)} should be"
+            )
+            raise Refusal("DATA-036", reason, way_out="give the same columns in the same order")
+    return count, like.columns
+
+
+def _read(path: Path, names: tuple[str, ...], read: Read, like: Table | None, skip_bad: int) -> Raw:
+    survey = Survey("table")
+    width = len(names)
+    count, columns = _surveyed(path, names, read, like)
+    codes = [_codes(column) for column in columns]
     rows = room(count, (width,), np.dtype(np.float32))
     filled = 0
     for number, cells in read():
@@ -72,21 +128,23 @@ def _read(path: Path, names: tuple[str, ...], read: Read, skip_bad: int) -> Raw:
         raise Refusal("DATA-030", f"{shown(path)} holds no rows", way_out="give a table with data")
     for column in columns:
         kind = "real" if column.kind == "real" else f"{len(column.categories)} categories"
-        survey.modes[kind] += 1
+        survey.modes[kind + (" or missing" if column.missing else "")] += 1
     survey.sizes[f"{width} columns"] += filled
     return Raw(kept(rows[:filled]), Table(tuple(columns)), survey)
 
 
-def _column(path: Path, name: str, numeric: bool, found: bool, texts: set[str]) -> Column:
-    if numeric and found:
-        return Column(name)
-    if len(texts) > MOST_CATEGORIES:
-        raise Refusal(
-            "DATA-031",
-            f"the column {shown(name)} of {shown(path)} has more than {MOST_CATEGORIES} different texts",
-            way_out="leave it out, or group its values",
-        )
-    return Column(name, "category", tuple(sorted(texts)))
+def _codes(column: Column) -> dict[str, int]:
+    """Codes by text; whole numbers may be written in any way."""
+    return {text: code for code, text in enumerate(column.categories)}
+
+
+def _code(cell: Any, codes: dict[str, int]) -> int | None:
+    text = str(cell).strip()
+    if text in codes:
+        return codes[text]
+    number = _number(cell)
+    whole = number is not None and math.isfinite(number) and number.is_integer()
+    return codes.get(f"{number:.0f}") if whole else None
 
 
 def _fill(
@@ -101,7 +159,13 @@ def _fill(
         return f"has {len(cells)} cells and not {len(columns)}"
     for index, (cell, column, code) in enumerate(zip(cells, columns, codes, strict=True)):
         if column.kind == "category":
-            rows[at, index] = code[str(cell).strip()]
+            found = _code(cell, code)
+            if found is None:
+                return f"has {shown(cell)}, never seen before, in the column {shown(column.name)}"
+            rows[at, index] = found
+            continue
+        if column.missing and _missing(cell):
+            rows[at, index] = math.nan
             continue
         value = None if _missing(cell) else _number(cell)
         if value is None or not math.isfinite(value) or abs(value) > 3e38:

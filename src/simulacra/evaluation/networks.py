@@ -11,7 +11,7 @@ from torch.nn import functional
 from simulacra.layers.augmentation import translated
 from simulacra.layers.front_door import centred
 from simulacra.layers.layout import channels_last
-from simulacra.spaces import Images, Space, Table, Tokens
+from simulacra.spaces import Column, Images, Space, Table, Tokens
 
 DIMENSION = 64
 WIDTH = 32
@@ -28,13 +28,18 @@ def flat(x: Tensor, space: Space) -> Tensor:
         return functional.one_hot(x.long(), space.vocabulary).float().flatten(1)
     if not isinstance(space, Table):
         return x.float().flatten(1)
-    parts = [
-        functional.one_hot(x[:, index].long(), len(column.categories)).float()
-        if column.kind == "category"
-        else x[:, index : index + 1].float()
-        for index, column in enumerate(space.columns)
-    ]
+    parts = [_column(x[:, index], column) for index, column in enumerate(space.columns)]
     return torch.cat(parts, dim=1)
+
+
+def _column(x: Tensor, column: Column) -> Tensor:
+    """A column as features: one-hot, or the number; where it may be missing, 0 and whether it is."""
+    if column.kind == "category":
+        return functional.one_hot(x.long(), len(column.categories)).float()
+    numbers = x.float().unsqueeze(1)
+    if not column.missing:
+        return numbers
+    return torch.cat([numbers.nan_to_num(), numbers.isnan().float()], dim=1)
 
 
 class Standardise(nn.Module):

@@ -25,10 +25,10 @@ MOST, MOST_COMPLETED = 1000, 100
 
 
 def unit_scale(x: Tensor, space: Space) -> Tensor:
-    """Images of integers in [0, 1], float64; vectors as they are."""
+    """Images of integers in [0, 1], float64; vectors as they are, what is missing as 0."""
     if isinstance(space, Images):
         return x.double() / (space.levels - 1)
-    return x.double()
+    return x.double().nan_to_num()
 
 
 def squared_errors(x: Tensor, y: Tensor, space: Space) -> Tensor:

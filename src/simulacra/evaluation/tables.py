@@ -26,7 +26,11 @@ MOST_PAIRS = 300
 
 
 def kolmogorov_smirnov(x: Tensor, y: Tensor) -> float:
-    """The largest gap between the distribution functions of x (n,) and y (m,)."""
+    """The largest gap between the distribution functions of x (n,) and y (m,).
+
+    What is missing lies below all numbers, so that its share counts too.
+    """
+    x, y = (one.double().nan_to_num(nan=-torch.inf, posinf=torch.inf) for one in (x, y))
     both = torch.cat([x, y]).double().sort().values.contiguous()
     gaps = [
         torch.searchsorted(one.double().sort().values.contiguous(), both, right=True) / len(one)
@@ -44,7 +48,8 @@ def total_variation(x: Tensor, y: Tensor, categories: int) -> float:
 
 
 def ranks(x: Tensor) -> Tensor:
-    """Ranks from 0, ties sharing their mean, shape (n,)."""
+    """Ranks from 0, ties sharing their mean, what is missing below all numbers, shape (n,)."""
+    x = x.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
     ordered = x.double().sort().values.contiguous()
     below = torch.searchsorted(ordered, x.double().contiguous())
     upto = torch.searchsorted(ordered, x.double().contiguous(), right=True)
@@ -70,8 +75,12 @@ def cramers_v(x: Tensor, y: Tensor, sizes: tuple[int, int]) -> float:
 
 
 def correlation_ratio(numbers: Tensor, categories: Tensor) -> float:
-    """The share of a number's spread that categories explain, as a root (Pearson 1905)."""
-    values = numbers.double()
+    """The share of a number's spread that categories explain, as a root (Pearson 1905).
+
+    Over the rows in which the number is not missing.
+    """
+    there = ~numbers.isnan()
+    values, categories = numbers[there].double(), categories[there]
     own = torch.nn.functional.one_hot(categories.long()).double()
     counts = own.sum(0)
     means = (own.T @ values)[counts > 0] / counts[counts > 0]

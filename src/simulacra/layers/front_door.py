@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from simulacra.spaces import Images, Labels
+from simulacra.refusals import Refusal, shown
+from simulacra.spaces import Images, Labels, Space, Table
 
 
 def centred(x: Tensor, levels: int) -> Tensor:
@@ -34,6 +35,16 @@ def drawn_labels(condition: Tensor | None, labels: Labels | None, uniform: Tenso
     if labels is None or condition is not None:
         return condition
     return (uniform.reshape(-1) * labels.count).long().clamp(max=labels.count - 1)
+
+
+def require_no_missing(space: Space, *, who: str) -> None:
+    """Refuse a table whose numbers may be missing, for a model that has no state for it."""
+    if isinstance(space, Table) and space.may_miss:
+        reason = (
+            f"{who} has no way to say that a number is missing, as in {shown(space.may_miss[0])}"
+        )
+        way_out = "leave such rows or columns out, or choose independent, naive-bayes or vae"
+        raise Refusal("CFG-096", reason, way_out=way_out)
 
 
 def as_device(x: Tensor, module: nn.Module) -> Tensor:

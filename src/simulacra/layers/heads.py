@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simulacra.probability.distributions import (
     bernoulli_draw,
@@ -89,12 +90,14 @@ class ImageHead(nn.Module):
 class ColumnHead(nn.Module):
     """Independent columns: a Gaussian for a real one, a categorical one for categories and tokens.
 
-    Real columns are seen through (x - shift) / scale, buffers that the model fills from the data.
+    Real columns are seen through (x - shift) / scale, buffers that the model fills from the data. One
+    that may be missing is so with a chance of its own, which its second raw number is the logit of.
     """
 
     shift: Tensor
     scale: Tensor
     real: Tensor
+    may_miss: Tensor
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -104,9 +107,12 @@ class ColumnHead(nn.Module):
         self.register_buffer("scale", torch.ones(len(self.levels)))
         real = torch.tensor([levels == 0 for levels in self.levels])
         self.register_buffer("real", real, persistent=False)
+        self.register_buffer("may_miss", missing_columns(space), persistent=False)
         self.log_scale = nn.Parameter(torch.full((int(real.sum()),), -0.5))
-        self.sizes = [max(levels, 1) for levels in self.levels]
+        missing = self.may_miss.tolist()
+        self.sizes = [max(one, 1) + gone for one, gone in zip(self.levels, missing, strict=True)]
         self.outputs = sum(self.sizes)
+        self.reads = len(self.levels) + sum(missing)
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         """log p(x | raw) in nats, shape (n,), against the measure of the space itself."""
@@ -115,10 +121,14 @@ class ColumnHead(nn.Module):
             if self.levels[index]:
                 total = total + categorical_log_prob(x[:, index], part)
         if self.real.any():
-            z = self.standard(x)[:, self.real]
-            means = self._means(raw)
-            each = gaussian_log_prob(z, means, self.log_scale.clamp(min=-6))
-            total = total + (each - self.scale[self.real].log()).sum(1)
+            z = self._standard(x)[:, self.real]
+            each = gaussian_log_prob(z.nan_to_num(), self._means(raw), self.log_scale.clamp(min=-6))
+            each = each - self.scale[self.real].log()
+            if self.may_miss.any():
+                logit, may_miss = self._missing(raw), self.may_miss[self.real]
+                there = each + torch.where(may_miss, functional.logsigmoid(-logit), 0)
+                each = torch.where(z.isnan(), functional.logsigmoid(logit), there)
+            total = total + each.sum(1)
         return total
 
     def draw(self, raw: Tensor, noise: Noise) -> Tensor:
@@ -131,6 +141,11 @@ class ColumnHead(nn.Module):
             spread = self.log_scale.clamp(min=-6).exp()
             z = self._means(raw) + spread * noise.normal(int(self.real.sum()))
             drawn[:, self.real] = self._back(z)
+        if self.may_miss.any():
+            gone = noise.uniform(int(self.real.sum())) < torch.sigmoid(self._missing(raw))
+            drawn[:, self.real] = drawn[:, self.real].masked_fill(
+                gone & self.may_miss[self.real], torch.nan
+            )
         return drawn.to(self.space.dtype)
 
     def mode(self, raw: Tensor) -> Tensor:
@@ -140,23 +155,45 @@ class ColumnHead(nn.Module):
             if self.levels[index]:
                 best[:, index] = part.argmax(1).to(best.dtype)
         best[:, self.real] = self._back(self._means(raw))
+        if self.may_miss.any():
+            gone = (self._missing(raw) > 0) & self.may_miss[self.real]
+            best[:, self.real] = best[:, self.real].masked_fill(gone, torch.nan)
         return best.to(self.space.dtype)
 
     def standard(self, x: Tensor) -> Tensor:
-        """Columns as a network reads them: shifted and scaled."""
+        """Columns as a network reads them, shape (n, reads): shifted and scaled, what is missing as 0,
+        and behind them for each column that may be missing whether it is."""
+        z = self._standard(x)
+        return torch.cat([z.nan_to_num(), z.isnan().to(z)[:, self.may_miss]], dim=1)
+
+    def _standard(self, x: Tensor) -> Tensor:
         return (x - self.shift) / self.scale
 
+    def _of_real(self, raw: Tensor, which: int) -> Tensor:
+        """The first or the last raw number of each real column, shape (n, real columns)."""
+        parts = zip(raw.split(self.sizes, 1), self.levels, strict=True)
+        chosen = [part[:, which] for part, levels in parts if not levels]
+        return torch.stack(chosen, dim=1) if chosen else raw[:, :0]
+
     def _means(self, raw: Tensor) -> Tensor:
-        parts = [
-            p for p, levels in zip(raw.split(self.sizes, 1), self.levels, strict=True) if not levels
-        ]
-        return torch.cat(parts, dim=1) if parts else raw[:, :0]
+        return self._of_real(raw, 0)
+
+    def _missing(self, raw: Tensor) -> Tensor:
+        """Logits of being missing; of columns that cannot be, numbers that nobody asks for."""
+        return self._of_real(raw, -1)
 
     def _back(self, z: Tensor) -> Tensor:
         return z * self.scale[self.real] + self.shift[self.real]
 
     def _empty(self, raw: Tensor) -> Tensor:
         return torch.zeros((len(raw), len(self.levels)), dtype=raw.dtype, device=raw.device)
+
+
+def missing_columns(space: Space) -> Tensor:
+    """Which columns of a flat space may be missing, shape (D,)."""
+    if isinstance(space, Table):
+        return torch.tensor([column.missing for column in space.columns])
+    return torch.zeros(space.dimensions, dtype=torch.bool)
 
 
 def column_levels(space: Space) -> list[int]:

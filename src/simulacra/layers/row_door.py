@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.layers.front_door import as_device
+from simulacra.layers.front_door import as_device, require_no_missing
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.dequantisation import dequantised, quantised
 from simulacra.probability.noise import Noise
@@ -35,6 +35,7 @@ class RowDoor(nn.Module):
 
     def __init__(self, space: Space, front: Front, *, who: str) -> None:
         super().__init__()
+        require_no_missing(space, who=who)
         if isinstance(space, Table) and space.measure is not Measure.LEBESGUE:
             categories = [column.name for column in space.columns if column.kind == "category"]
             raise Refusal(

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Diagnosable, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Game, Rewrite, Stage
-from simulacra.layers.front_door import as_device
+from simulacra.layers.front_door import as_device, require_no_missing
 from simulacra.layers.order import in_order, out_of_order
 from simulacra.probability.distributions import gaussian_log_prob
 from simulacra.probability.noise import row_noise
@@ -53,6 +53,7 @@ class LinearAutoregressive(nn.Module, Sampler, Density, Factorised, Completer, D
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
     ) -> None:
         super().__init__()
+        require_no_missing(space, who="a linear autoregression")
         if space.measure is not Measure.LEBESGUE:
             reason = f"a linear autoregression models real numbers, and these are {space}"
             raise Refusal(

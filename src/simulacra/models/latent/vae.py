@@ -199,7 +199,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         return None if extra is None else extra.to(self._weight)
 
     def _reads(self) -> int:
-        return self.space.dimensions
+        return self.head.reads if isinstance(self.head, ColumnHead) else self.space.dimensions
 
     def _read(self, x: Tensor) -> Tensor:
         """Elements as the encoder eats them."""
@@ -268,13 +268,13 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     ) -> Mapping[str, float]:
         """Shift and scale of the real columns, from all the data."""
         assert isinstance(self.head, ColumnHead)
-        total, square = torch.zeros(()), torch.zeros(())
-        rows = 0
+        total, square, rows = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for batch in batches:
             x = batch.x.double()
-            total, square, rows = total + x.sum(0), square + x.square().sum(0), rows + len(x)
-        mean = total / rows
-        deviation = (square / rows - mean.square()).clamp(min=1e-12).sqrt()
+            rows, x = rows + (~x.isnan()).sum(0), x.nan_to_num()
+            total, square = total + x.sum(0), square + x.square().sum(0)
+        mean = total / rows.clamp(min=1)
+        deviation = (square / rows.clamp(min=1) - mean.square()).clamp(min=1e-12).sqrt()
         self.head.shift.copy_(torch.where(self.head.real, mean, 0.0))
         self.head.scale.copy_(torch.where(self.head.real, deviation, 1.0))
         return {"finished": 1.0}
