@@ -115,3 +115,24 @@ def test_a_missing_number_lies_apart_from_all_others():
 def test_a_model_without_a_state_for_it_says_so():
     with pytest.raises(Refusal, match=r"missing, as in 'a'"):
         GaussianMixture(Table((Column("a", missing=True), Column("b"))))
+
+
+def test_a_column_of_a_table_may_be_its_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "size,kind,mark\n" + "".join(f"{i}.5,{'uv'[i % 2]},{i % 3}\n" for i in range(60))
+    )
+    data = open_data(path, label="kind")
+    assert [column.name for column in data.space.columns] == ["size", "mark"]
+    assert data.labels.names == ("u", "v")
+    both = data.everything().all()
+    assert both.condition.tolist() == [i % 2 for i in range(60)]
+    again = open_data(path, label="kind", like=data.space)
+    assert again.space == data.space
+    assert torch.equal(again.everything().all().x, both.x)
+    with pytest.raises(Refusal, match="no column 'colour'"):
+        open_data(path, label="colour")
+    with pytest.raises(Refusal, match="numbers of many values"):
+        open_data(path, label="size")
+    with pytest.raises(Refusal, match="is no table"):
+        open_data("digits", label="kind")

@@ -38,6 +38,9 @@ def compare(
     ] = False,
     num_samples: Annotated[int, typer.Option(help="Samples of each model to judge.")] = 1000,
     skip_bad: Annotated[int, typer.Option(help="Leave out at most so many broken files.")] = 0,
+    label: Annotated[
+        str | None, typer.Option(help="The column of a table that holds the labels.")
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(
@@ -60,6 +63,7 @@ def compare(
         "budget": budget,
         "num_samples": num_samples,
         "skip_bad": skip_bad,
+        "label": label,
         "weights": features,
     }
     show = Show(line=say)

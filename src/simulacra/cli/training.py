@@ -48,6 +48,9 @@ def train(
     skip_bad: Annotated[
         int | None, typer.Option(help="Leave out at most so many broken files.")
     ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The column of a table that holds the labels.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the model: name=value.")
     ] = None,
@@ -77,6 +80,7 @@ def train(
         "precision": precision,
         "patience": patience,
         "skip_bad": skip_bad,
+        "label": label,
         "compile": compiled or None,
     }
     wanted = combined_recipe(recipe, flags, settings or [], optimiser, learning_rate)

@@ -204,19 +204,12 @@ def evaluate(
 def part_of(run: Path, data: str | None, model: Any) -> Any:
     """The data to use: those the user names, or the test part of the run's own."""
     from simulacra import shelf
-    from simulacra.data.open import open_data
     from simulacra.runs.recipe import Recipe
 
     recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
     if data is None:
         return recipe.open_data().test
-    opened = open_data(
-        data,
-        view=recipe.view,
-        size=recipe.size,
-        skip_bad=recipe.skip_bad,
-        like=model.space,
-    )
+    opened = recipe.open_as(data, like=model.space)
     if opened.space != model.space:
         raise Refusal(
             "DATA-002",

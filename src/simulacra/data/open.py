@@ -25,6 +25,7 @@ def open_data(
     size: int | None = None,
     skip_bad: int = 0,
     seed: int = 0,
+    label: str | None = None,
     like: Space | None = None,
 ) -> Dataset:
     """The data that ``what`` names, split by content and ``seed``.
@@ -33,19 +34,30 @@ def open_data(
     or .npz file, a CSV or Parquet table, or plain text. ``view`` of images: '8bit' as they are,
     'binary' by a threshold, 'dynamic' with a new draw of each pixel at every epoch. ``size``: the side
     of images, or the length of pieces of text. ``skip_bad``: leave out at most so many broken data.
-    ``like``: the space of a trained model, whose columns a table is read as.
+    ``label``: the column of a table that holds the labels. ``like``: the space of a trained model,
+    whose columns a table is read as.
     """
-    raw = read(what, size=size, skip_bad=skip_bad, like=like)
+    raw = read(what, size=size, skip_bad=skip_bad, label=label, like=like)
     views.require_view(view, raw)
     return assembled(_name(what), raw, view=view, seed=seed)
 
 
 def read(
-    what: str | Path, *, size: int | None = None, skip_bad: int = 0, like: Space | None = None
+    what: str | Path,
+    *,
+    size: int | None = None,
+    skip_bad: int = 0,
+    label: str | None = None,
+    like: Space | None = None,
 ) -> Raw:
     """The rows that ``what`` names, by the reader that its kind needs."""
     if size is not None and size < 1:
         raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number of pixels")
+    if label is not None and not tables.is_table(Path(what)):
+        reason = f"--label names a column, and {shown(what)} is no table"
+        raise Refusal(
+            "CFG-074", reason, way_out="leave it out; folders of images are their classes"
+        )
     if str(what) in named.NAMES:
         raw = named.read_named(str(what))
         return raw if size is None else views.resized(raw, size)
@@ -63,7 +75,7 @@ def read(
         return raw if size is None else views.resized(raw, size)
     if tables.is_table(path):
         columns = like if isinstance(like, Table) else None
-        return tables.read_table(path, like=columns, skip_bad=skip_bad)
+        return tables.read_table(path, label=label, like=columns, skip_bad=skip_bad)
     if text.is_text(path):
         return text.read_text(path, length=size)
     raise Refusal(

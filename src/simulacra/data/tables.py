@@ -14,11 +14,12 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from simulacra.data.raw import Raw, Survey, kept, room
 from simulacra.refusals import Refusal, shown
@@ -29,6 +30,7 @@ ENDINGS = (*CSV_ENDINGS, ".parquet")
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 MOST_ORDERED = 20
 """Whole numbers of so many different values at most are categories."""
+MOST_NAMED = 30
 MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
 
 Cells = Sequence[Any]
@@ -76,10 +78,54 @@ class _Seen:
         return Column(name, "category", tuple(sorted(self.texts)))
 
 
-def read_table(path: Path, *, like: Table | None = None, skip_bad: int = 0) -> Raw:
-    """The rows of a table; ``like``: as the columns of this space, which a model was trained on."""
+def read_table(
+    path: Path, *, label: str | None = None, like: Table | None = None, skip_bad: int = 0
+) -> Raw:
+    """The rows of a table.
+
+    ``label``: the column that holds the labels. ``like``: a trained model's columns, to read rows as;
+    then a column of labels is passed over, or need not be there.
+    """
     names, read = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
-    return _read(path, names, read, like, skip_bad)
+    if label is None or (like is not None and label not in names):
+        return _read(path, names, read, like, skip_bad)
+    if label not in names:
+        listed = ", ".join(names[:MOST_NAMED])
+        reason = f"{shown(path)} has no column {shown(label)}"
+        raise Refusal("DATA-037", reason, way_out=f"choose one of {listed}")
+    if like is not None:
+        kept_cells = [index for index, name in enumerate(names) if name != label]
+
+        def without() -> Iterator[tuple[int, Cells]]:
+            for number, cells in read():
+                whole = len(cells) == len(names)
+                yield number, [cells[index] for index in kept_cells] if whole else ()
+
+        others = tuple(name for name in names if name != label)
+        return _read(path, others, without, like, skip_bad)
+    return _labelled(path, _read(path, names, read, None, skip_bad), names.index(label))
+
+
+def _labelled(path: Path, raw: Raw, at: int) -> Raw:
+    """The same rows with one column taken out as their labels."""
+    assert isinstance(raw.space, Table)
+    columns = list(raw.space.columns)
+    column = columns.pop(at)
+    if column.kind != "category":
+        reason = f"the column {shown(column.name)} of {shown(path)} holds numbers of many values"
+        raise Refusal("DATA-038", reason, way_out="choose a column of classes for --label")
+    if not columns:
+        reason = f"{shown(path)} has no column but its labels"
+        raise Refusal("DATA-033", reason, way_out="give a table with more columns")
+    rows = torch.as_tensor(raw.rows)
+    others = [index for index in range(rows.shape[1]) if index != at]
+    return replace(
+        raw,
+        rows=rows[:, others].contiguous(),
+        space=Table(tuple(columns)),
+        labels=rows[:, at].long(),
+        label_names=column.categories,
+    )
 
 
 def _surveyed(

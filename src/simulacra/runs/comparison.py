@@ -57,12 +57,14 @@ class Plan:
     seed: int = 0
     num_samples: int = 1000
     skip_bad: int = 0
+    label: str | None = None
 
     def recipe(self, model: str) -> Recipe:
         """The recipe of one model: conditional where it can be and is wanted."""
         able = bool(shelf.find(model).cls.conditions)
         values = {"data": self.data, "view": self.view, "size": self.size, "budget": self.budget}
         values |= {"seed": self.seed, "skip_bad": self.skip_bad, "model": model}
+        values |= {"label": self.label}
         return Recipe.from_json(values | {"conditional": self.conditional and able})
 
 
@@ -117,7 +119,7 @@ def compare_seeds(
         compare(names, folder, ruler=out, device=device, show=show, **choices, seed=seed)
     first = out / f"seed-{seeds[0]}"
     plan = Plan(**{**read_json(first / PLAN), "models": tuple(read_json(first / PLAN)["models"])})
-    data = open_data(plan.data, view=plan.view, size=plan.size, skip_bad=plan.skip_bad)
+    data = plan.recipe(plan.models[0]).open_data()
     whole, failures = dict[str, Judgement](), dict[str, str]()
     for name in plan.models:
         folders = [out / f"seed-{seed}" / name for seed in seeds]
@@ -148,7 +150,13 @@ def compare(
     ruler = ruler or out
     draft = Plan(models=(), **choices)
     Budget.parse(draft.budget)
-    data = open_data(draft.data, view=draft.view, size=draft.size, skip_bad=draft.skip_bad)
+    data = open_data(
+        draft.data,
+        view=draft.view,
+        size=draft.size,
+        skip_bad=draft.skip_bad,
+        label=draft.label,
+    )
     require_enough(data)
     plan = Plan(models=chosen_models(names, data), **choices)
     _claim(out, plan)
@@ -305,6 +313,7 @@ def _command(plan: Plan, out: Path, seeds: str = "") -> str:
         "" if plan.view == "8bit" else f"--view {plan.view}",
         "" if plan.size is None else f"--size {plan.size}",
         "--conditional" if plan.conditional else "",
+        f"--label {plan.label}" if plan.label else "",
         f"--out {out.name}",
     )
     return " ".join(filter(None, words))

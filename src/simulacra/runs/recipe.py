@@ -16,6 +16,7 @@ from simulacra.optimisation import Optimiser
 from simulacra.refusals import Refusal, shown
 from simulacra.runs.budget import Budget
 from simulacra.shelf import config_from_json
+from simulacra.spaces import Space
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Recipe:
 
     ``settings`` override the model's recommended config, ``optimiser`` the optimisers of all its
     players. ``patience``: stop after so many measures on held-out data without a better one, 0 for
-    never; the best weights by held-out log-likelihood are kept in any case.
+    never; the best weights by held-out log-likelihood are kept in any case. ``label`` is the column of a
+    table that holds the labels.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Recipe:
     compile: bool = False
     patience: int = 0
     skip_bad: int = 0
+    label: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     optimiser: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,7 +75,18 @@ class Recipe:
 
     def open_data(self) -> Dataset:
         """The data set that the recipe names, in its view and size."""
-        return open_data(self.data, view=self.view, size=self.size, skip_bad=self.skip_bad)
+        return self.open_as(self.data)
+
+    def open_as(self, what: str, *, like: Space | None = None) -> Dataset:
+        """Other data, read as this recipe reads its own; ``like`` is a trained model's space."""
+        return open_data(
+            what,
+            view=self.view,
+            size=self.size,
+            skip_bad=self.skip_bad,
+            label=self.label,
+            like=like,
+        )
 
 
 def with_optimiser(game: Game, changes: Mapping[str, Any]) -> Game:
