@@ -139,6 +139,23 @@ def test_anomalies_raise_alarms_and_say_how_rare_they_are(place):
     refused(few, 80, "cannot promise", "at least 999 clean data")
 
 
+def test_maps_say_which_entries_are_strange(place):
+    words = ("anomalies", "vae", "--out", "a.csv", "--maps")
+    done = simulacra(*words, "maps.png", cwd=place)
+    assert "each above its map: dark 0 to bright" in done.stderr, done.stderr
+    with Image.open(place / "maps.png") as image:
+        assert min(image.size) > 100
+    done = simulacra(*words, "maps.npy", "--count", 30, cwd=place)
+    maps = np.load(place / "maps.npy")
+    assert maps.shape == (30, 1, 8, 8)
+    rows = (place / "a.csv").read_text().splitlines()
+    assert "score (reconstruction error)" in rows[0]
+    scores = [float(row.split(",")[1]) for row in rows[1:]]
+    assert maps.reshape(30, -1).sum(1) == pytest.approx(scores, rel=1e-4)
+    refused(simulacra(*words, "maps.csv", cwd=place), 78, "'maps.csv'", ".png or .npy")
+    refused(simulacra(*words, "m.png", "--score", "own", cwd=place), 78, "choose --score reconst")
+
+
 def test_the_ruler_is_tested_by_name(place):
     done = simulacra("doctor", "ruler", cwd=place)
     assert done.returncode == 0, done.stdout

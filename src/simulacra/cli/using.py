@@ -237,8 +237,6 @@ def _condition(model: Any, label: int | None, count: int) -> Any:
 
 def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
     """Write elements as a picture, an array or a table, by the file's ending."""
-    import numpy as np
-
     from simulacra.files import write_bytes
     from simulacra.runs.pictures import grid, png
     from simulacra.spaces import Images, Table
@@ -249,9 +247,7 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
     if path.suffix == ".png" and pictured:
         content = png(grid(x, space))
     elif path.suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, x.cpu().numpy(), allow_pickle=False)
-        content = buffer.getvalue()
+        content = array_bytes(x)
     elif path.suffix == ".csv" and isinstance(space, Table):
         from simulacra.runs.using import table_lines
 
@@ -261,3 +257,12 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
         raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {ending} or .npy")
     write_bytes(path, content)
     return path
+
+
+def array_bytes(x: Any) -> bytes:
+    """A tensor as the content of a .npy file."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, x.cpu().numpy(), allow_pickle=False)
+    return buffer.getvalue()
