@@ -102,6 +102,12 @@ def test_a_single_image_can_be_scored(place):
 def test_codes_reconstructions_and_evaluation(place):
     codes = simulacra("encode", "vae", "--count", 20, cwd=place)
     assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr
+    done = simulacra("encode", "vae", "--project", "codes.svg", cwd=place)
+    assert done.stdout.strip() == "codes.svg", done.stderr
+    assert "PCA of 180 codes of 16 numbers" in done.stderr
+    assert "perplexity 30, seed 0" in done.stderr
+    done = simulacra("encode", "vae", "--project", "codes.png", cwd=place)
+    refused(done, 78, "'codes.png'", "ends in .svg")
     done = simulacra("reconstruct", "vae", cwd=place)
     assert (place / done.stdout.strip()).is_file(), done.stderr
     told = simulacra("evaluate", "vae", "--num-samples", 200, "--json", cwd=place)
@@ -115,6 +121,13 @@ def test_codes_reconstructions_and_evaluation(place):
     page = (place / "vae" / "report.html").read_text(encoding="utf-8")
     for word in ("Fréchet distance", "test of itself", "data:image/png;base64,", "without a model"):
         assert word in page
+    assert "The strangest data, and where they are strange" in page
+    assert "Codes of test data in the plane" in page
+    assert page.count("<circle") == 2 * 180 + 10
+    told = next(one for one in judged["readings"] if one["name"] == "bits per dimension")
+    row = page[page.index("<b>bits per dimension</b>") :].split("</tr>")[0]
+    assert f'title="{told["how"]} (n = 180, test, seed 0)"' in row
+    assert f"<td class=how>{told['how']}" in row
     assert "http" not in page
 
 

@@ -161,9 +161,13 @@ class Downstream(Measure):
         return 1 - float(share), (low, min(1.0, high))
 
 
-def classes_of(x: Tensor, space: Table) -> tuple[Tensor, tuple[str, ...]] | None:
-    """The target's value in each row (n, columns), and the names; None of a column of numbers."""
+def classes_of(x: Tensor, space: Table) -> tuple[Tensor, tuple[str, ...], str] | None:
+    """The target's value in each row (n, columns), the values' names, and the column's own.
+
+    None where the target is a number.
+    """
     target = target_of(space)
     if target is None or space.columns[target].kind != "category":
         return None
-    return x[:, target].long(), space.columns[target].categories
+    column = space.columns[target]
+    return x[:, target].long(), column.categories, column.name

@@ -211,9 +211,9 @@ class Reconstruction(AnomalyScore):
 
     @classmethod
     def maps_of(cls, model: Any) -> bool:
-        """Not where the code is as large as the datum: what comes back is then what went in."""
-        larger: bool = model.space.dimensions > model.code_space.dimensions
-        return larger
+        """Not of a flow, whose code is as large as the datum: what comes back is what went in."""
+        as_large: bool = model.space.dimensions == model.code_space.dimensions
+        return not (as_large and isinstance(model, Density))
 
     def fit(self, clean: Batch, generator: torch.Generator) -> Self:
         if isinstance(self.model.space, Table):
@@ -247,7 +247,8 @@ class Latent(AnomalyScore):
     source = "distance of the code from those of clean data"
 
     def fit(self, clean: Batch, generator: torch.Generator) -> Self:
-        codes = codes_of(self.model, _first(clean).x).double()
+        some = _first(clean)
+        codes = codes_of(self.model, some.x, some.condition).double()
         self.mean = codes.mean(0)
         covariance = torch.cov(codes.T).reshape(codes.shape[1], codes.shape[1])
         # Directions that codes hardly use must not decide alone.
@@ -256,7 +257,7 @@ class Latent(AnomalyScore):
         return self
 
     def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
-        centred = codes_of(self.model, x).double() - self.mean
+        centred = codes_of(self.model, x, condition).double() - self.mean
         square: Tensor = ((centred @ self.precision) * centred).sum(1)
         return square
 
@@ -308,7 +309,7 @@ def no_map(model: Any, name: str = "") -> Refusal:
         way_out=f"choose --score {' or '.join(others)}"
         if others
         else "likelihood and ratio have maps for a model that is Factorised, reconstruction for an "
-        "Encoder and Decoder whose code is smaller than the data; `simulacra models` shows which are",
+        "Encoder and Decoder that is no flow; `simulacra models` shows which are",
     )
 
 

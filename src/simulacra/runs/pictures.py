@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 
@@ -66,3 +68,9 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def embedded(content: bytes, name: str) -> str:
+    """A PNG as an element of a page that stands alone."""
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
