@@ -54,11 +54,11 @@ def anomalies(
     from simulacra.files import write_bytes
     from simulacra.runs.detecting import Detector
 
+    if maps is not None:
+        _require_ending(maps, run)
     detector = Detector.of(
         run, score=score, maps=maps is not None, background=background, seed=seed
     )
-    if maps is not None:
-        _require_ending(maps, detector.score.model.space)
     part = part_of(run, data, detector.score.model)
     threshold = detector.calibration.threshold(false_alarms)
     batch = part.first(min(count, len(part)))
@@ -83,10 +83,12 @@ def anomalies(
     )
 
 
-def _require_ending(path: Path, space: Any) -> None:
-    """Refuse a file of maps that cannot hold those of a space."""
-    from simulacra.spaces import Images, Table
+def _require_ending(path: Path, run: Path) -> None:
+    """Refuse a file of maps that cannot hold those of a run's data, before anything is scored."""
+    from simulacra import shelf
+    from simulacra.spaces import Images, Table, space_from_json
 
+    space = space_from_json(shelf.read_card(run)["space"])
     fitting = (
         ".png" if isinstance(space, Images) else ".csv" if isinstance(space, Table) else ".npy"
     )
