@@ -18,18 +18,15 @@ squared error of a reconstruction.
 
 from __future__ import annotations
 
-import io
-import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from simulacra.contract import Decoder, Density, Encoder, Factorised, Scorer
+from simulacra.evaluation.code_length import code_length
 from simulacra.evaluation.rebuilding import unit_scale
 from simulacra.evaluation.representation import codes_of
 from simulacra.games import Batch
@@ -178,24 +175,6 @@ class Complexity(_Indivisible):
         likelihood = super().score(x, condition, generator)
         lengths = [code_length(one, self.model.space) for one in x.cpu()]
         return likelihood - torch.tensor(lengths).to(likelihood)
-
-
-def code_length(x: Tensor, space: Any) -> float:
-    """Nats of a lossless code of one element."""
-    content = x.numpy().tobytes()
-    if isinstance(space, Images) and space.levels <= 256:
-        content = x.to(torch.uint8).numpy().tobytes()
-    sizes = [len(zlib.compress(content, 9))]
-    if isinstance(space, Images) and space.channels in (1, 3) and space.levels <= 256:
-        pixels = x.to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "png", optimize=True)
-        sizes.append(len(file.getvalue()) - PNG_FRAME)
-    return min(sizes) * 8 * math.log(2)
-
-
-PNG_FRAME = 57
-"""Bytes of a PNG file that do not depend on its pixels."""
 
 
 class Reconstruction(AnomalyScore):

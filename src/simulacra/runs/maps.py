@@ -38,7 +38,8 @@ class Scale:
         return cls(float(values[0]), high, unit)
 
     def __str__(self) -> str:
-        return f"dark {self.low:.3g} to bright {self.high:.3g} {self.unit}, and more as bright"
+        low = self.low if abs(self.low) > 1e-3 * abs(self.high) else 0.0
+        return f"dark {low:.3g} to bright {self.high:.3g} {self.unit}, and more as bright"
 
 
 def strangest(scores: Tensor, count: int = SHOWN) -> Tensor:
