@@ -45,6 +45,20 @@ def test_in_a_pipeline_and_with_pyods_signs(rows):
     assert detector.predict_proba(test).sum(1) == pytest.approx(1)
 
 
+def test_fit_predict_and_what_pyod_looks_for(rows):
+    (train, _), strange = rows
+    both = np.concatenate([train, strange[:10]])
+    said = AnomalyDetector().fit_predict(both)
+    assert set(said) == {1, -1}
+    assert (said[-10:] == -1).mean() > 0.5 > (said[:-10] == -1).mean()
+    detector = PyODDetector(false_alarms=0.05)
+    labels = detector.fit_predict(both)
+    assert np.array_equal(labels, detector.labels_)
+    assert np.array_equal(labels, (detector.decision_scores_ > detector.threshold_).astype(int))
+    assert np.array_equal(detector.decision_scores_, detector.decision_function(both))
+    assert detector.contamination == 0.05
+
+
 def test_several_settings_are_averaged(rows):
     (train, test), _ = rows
     each = [{"components": 1}, {"components": 4}]

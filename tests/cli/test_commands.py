@@ -102,6 +102,12 @@ def test_a_single_image_can_be_scored(place):
 def test_codes_reconstructions_and_evaluation(place):
     codes = simulacra("encode", "vae", "--count", 20, cwd=place)
     assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr
+    done = simulacra("encode", "vae", "--project", "codes.svg", cwd=place)
+    assert done.stdout.strip() == "codes.svg", done.stderr
+    assert "PCA of 180 codes of 16 numbers" in done.stderr
+    assert "perplexity 30, seed 0" in done.stderr
+    done = simulacra("encode", "vae", "--project", "codes.png", cwd=place)
+    refused(done, 78, "'codes.png'", "ends in .svg")
     done = simulacra("reconstruct", "vae", cwd=place)
     assert (place / done.stdout.strip()).is_file(), done.stderr
     told = simulacra("evaluate", "vae", "--num-samples", 200, "--json", cwd=place)
@@ -115,6 +121,13 @@ def test_codes_reconstructions_and_evaluation(place):
     page = (place / "vae" / "report.html").read_text(encoding="utf-8")
     for word in ("Fréchet distance", "test of itself", "data:image/png;base64,", "without a model"):
         assert word in page
+    assert "The strangest data, and where they are strange" in page
+    assert "Codes of test data in the plane" in page
+    assert page.count("<circle") == 2 * 180 + 10
+    told = next(one for one in judged["readings"] if one["name"] == "bits per dimension")
+    row = page[page.index("<b>bits per dimension</b>") :].split("</tr>")[0]
+    assert f'title="{told["how"]} (n = 180, test, seed 0)"' in row
+    assert f"<td class=how>{told['how']}" in row
     assert "http" not in page
 
 
@@ -137,6 +150,23 @@ def test_anomalies_raise_alarms_and_say_how_rare_they_are(place):
     refused(simulacra("anomalies", "vae", "--score", "magic", cwd=place), 78, "choose one of")
     few = simulacra("anomalies", "vae", "--false-alarms", 0.001, cwd=place)
     refused(few, 80, "cannot promise", "at least 999 clean data")
+
+
+def test_maps_say_which_entries_are_strange(place):
+    words = ("anomalies", "vae", "--out", "a.csv", "--maps")
+    done = simulacra(*words, "maps.png", cwd=place)
+    assert "each above its map: dark 0 to bright" in done.stderr, done.stderr
+    with Image.open(place / "maps.png") as image:
+        assert min(image.size) > 100
+    done = simulacra(*words, "maps.npy", "--count", 30, cwd=place)
+    maps = np.load(place / "maps.npy")
+    assert maps.shape == (30, 1, 8, 8)
+    rows = (place / "a.csv").read_text().splitlines()
+    assert "score (reconstruction error)" in rows[0]
+    scores = [float(row.split(",")[1]) for row in rows[1:]]
+    assert maps.reshape(30, -1).sum(1) == pytest.approx(scores, rel=1e-4)
+    refused(simulacra(*words, "maps.csv", cwd=place), 78, "'maps.csv'", ".png or .npy")
+    refused(simulacra(*words, "m.png", "--score", "own", cwd=place), 78, "choose --score reconst")
 
 
 def test_the_ruler_is_tested_by_name(place):

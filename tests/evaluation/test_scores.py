@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler
+from simulacra.evaluation.code_length import code_length
 from simulacra.evaluation.conformal import Calibration
 from simulacra.evaluation.scores import (
     SCORES,
     able,
-    code_length,
     default_score,
     make_score,
 )

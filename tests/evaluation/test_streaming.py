@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from simulacra.contract import Kind
 from simulacra.evaluation.anomaly import Detection, area_under_curve, average_precision
 from simulacra.evaluation.diversity import Diversity
+from simulacra.evaluation.downstream import Downstream
 from simulacra.evaluation.frechet import INFINITE, NAME, NORMALISED, FrechetDistance
 from simulacra.evaluation.inception_score import InceptionScore, inception_score
 from simulacra.evaluation.kernel_distance import KernelDistance
@@ -26,6 +27,7 @@ from simulacra.spaces import Column, Images, Table, Tokens
 
 WHERE = Provenance(split="test", seed=3, features="classifier 0123456789ab")
 TABLE = Table((Column("a"), Column("b"), Column("c", "category", ("x", "y", "z"))))
+NUMBERS = Table(TABLE.columns[:2])
 
 
 def stream(seed=0):
@@ -76,6 +78,14 @@ def cases():
         "columns": (
             lambda where: Columns(TABLE, where),
             {"samples": table_rows(150, 8), "real": table_rows(120, 9)},
+        ),
+        "downstream": (
+            lambda where: Downstream(TABLE, where),
+            {"samples": table_rows(150, 8), "real": table_rows(120, 9)},
+        ),
+        "downstream of a number": (
+            lambda where: Downstream(NUMBERS, where),
+            {"samples": table_rows(150, 8)[:, :2], "real": table_rows(120, 9)[:, :2]},
         ),
     }
 

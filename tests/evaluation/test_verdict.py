@@ -83,6 +83,55 @@ def test_samples_are_compared_at_equal_counts_only():
     assert "real data have 0.5" in found.text
 
 
+ABOUT = {
+    "sampling": ("Fréchet distance", "lower"),
+    "density": ("bits per dimension", "lower"),
+    "anomaly detection": ("anomaly detection", "higher"),
+    "features": ("linear probe", "higher"),
+    "speed": ("sampling time", "lower"),
+}
+PARTS = ("coverage", "class accuracy of samples", "column predicted from samples")
+
+
+def test_every_use_is_held_to_its_intervals():
+    assert {one.use for one in verdicts({})} == set(ABOUT)
+
+
+@pytest.mark.parametrize("kind", [Kind.EXACT, Kind.LOWER])
+@pytest.mark.parametrize("use", ABOUT)
+def test_every_use_says_where_it_cannot_tell(use, kind):
+    name, better = ABOUT[use]
+    more = {"better": better, "kind": kind if use == "density" else None}
+
+    def of(*values):
+        models = dict(zip("abc", values, strict=True))
+        return told(use, **{m: [reading(name, v, 0.05, **more)] for m, v in models.items()})
+
+    best = 0.8 if better == "higher" else 0.6
+    other = 1.4 - best
+    close = of(best, best + (0.04 if better == "lower" else -0.04), other)
+    assert close.best == ("a", "b")
+    assert "not distinguishable from it: b" in close.text
+    apart = of(best, other, other)
+    assert apart.best == ("a",)
+    assert "not distinguishable from it" not in apart.text
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_said_beside_it_is_held_to_its_intervals_too(name):
+    distance = reading("Fréchet distance", 1.0, 0.1)
+
+    def of(a, b):
+        pairs = {"a": a, "b": b}
+        return told(
+            "sampling",
+            **{m: [distance, reading(name, v, 0.05, better="higher")] for m, v in pairs.items()},
+        ).text
+
+    assert of(0.9, 0.88).count("not distinguishable from it: b") == 2
+    assert of(0.9, 0.5).count("not distinguishable from it: b") == 1
+
+
 def test_guessing_is_no_victory_and_raw_data_are_named():
     name = "anomaly detection"
     found = told(name, a=[reading(name, 0.52, 0.05, better="higher")])

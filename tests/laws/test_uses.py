@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from simulacra.contract import Completer, Decoder, Density, Encoder, Predictor, Sampler, Scorer
+from simulacra.evaluation.scores import make_score, with_maps
+from simulacra.games import Batch
 from simulacra.spaces import Labels
 
 
@@ -57,6 +59,20 @@ def test_scores_name_their_source(having):
     assert torch.isfinite(score).all()
     assert len(score.unique()) > 1
     assert model.score_source
+
+
+def test_maps_sum_to_their_scores(having):
+    model = having(Sampler).trained
+    names = [name for name in with_maps(model) if name != "ratio"]
+    if not names:
+        pytest.skip(f"{type(model).__name__} has no score with a map")
+    x = model.space.random(6, seeded(0))
+    for name in names:
+        score = make_score(name, model).fit(Batch(x), seeded(1))
+        maps = score.maps(Batch(x), seeded(1))
+        assert maps.shape == x.shape
+        found = score.of(Batch(x), seeded(1))
+        torch.testing.assert_close(maps.flatten(1).sum(1), found, rtol=1e-5, atol=1e-5)
 
 
 def conditional(toys):

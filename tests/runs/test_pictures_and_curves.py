@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from simulacra.runs.curves import Curve, chart
-from simulacra.runs.pictures import grid, png
-from simulacra.spaces import Images
+from simulacra.runs.maps import Scale, lines, picture, strangest
+from simulacra.runs.pictures import HEAT, grid, heat, png
+from simulacra.spaces import Column, Images, Table
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -37,3 +38,37 @@ def test_a_chart_draws_every_curve_and_nothing_is_nothing():
     assert "a&lt;b" in drawn
     assert "nan" not in drawn
     assert chart([], "t") == ""
+
+
+def test_heat_gets_lighter_from_end_to_end_and_is_cut_there():
+    shades = heat(torch.linspace(-1, 3, 41), 0.0, 2.0).double()
+    assert tuple(shades[0].tolist()) == tuple(shades[10].tolist()) == HEAT[0]
+    assert tuple(shades[30].tolist()) == tuple(shades[40].tolist()) == HEAT[-1]
+    lightness = shades @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
+    assert (lightness[10:31].diff() > 0).all()
+    assert heat(torch.ones(3), 1.0, 1.0).shape == (3, 3)
+
+
+@pytest.mark.parametrize(("channels", "levels"), [(1, 2), (3, 256), (1, 65536)])
+def test_each_strange_image_stands_above_its_map(channels, levels):
+    space = Images(channels, 2, 2, levels)
+    x = torch.zeros((9, *space.shape), dtype=space.dtype)
+    maps = torch.zeros(x.shape, dtype=torch.float64)
+    maps[4, 0, 1, 0] = 5.0
+    which = strangest(maps.flatten(1).sum(1))
+    assert len(which) == 8
+    assert which[0] == 4
+    scale = Scale(0.0, 5.0, "nats")
+    drawn = np.asarray(picture(x[which], maps[which], scale, space, pixels=25))
+    assert drawn.shape == (7, 25, 3)
+    assert drawn[2, 1].tolist() == [0, 0, 0]
+    assert drawn[5, 1].tolist() == list(HEAT[-1])
+    assert drawn[4, 1].tolist() == drawn[5, 5].tolist() == list(HEAT[0])
+
+
+def test_maps_of_a_table_are_columns():
+    space = Table((Column("=a,b"), Column("c")))
+    told = lines(
+        torch.tensor([3.0]), torch.tensor([[1.0, 2.0]]), space, source="-log p", unit="nats"
+    )
+    assert list(told) == ['index,score (-log p),"\'=a,b (nats)",c (nats)', "0,3,1,2"]

@@ -153,7 +153,16 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class PyODDetector(AnomalyDetector):
-    """The same with PyOD's names and signs: labels 0 and 1, and higher scores are stranger."""
+    """The same with PyOD's names and signs: labels 0 and 1, and higher scores are stranger.
+
+    After ``fit``, ``decision_scores_`` and ``labels_`` are the training rows', ``threshold_`` what parts
+    them; ``contamination`` is PyOD's name for ``false_alarms``.
+    """
+
+    @property
+    def contamination(self) -> float:
+        """The share of rows like the training ones that may raise an alarm."""
+        return self.false_alarms
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803
         """Learn rows (n, d), and label them."""

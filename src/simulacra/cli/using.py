@@ -86,16 +86,28 @@ def encode(
     run: Run,
     data: Source = None,
     out: Annotated[Path | None, typer.Option(help="A .npy file. [RUN/codes.npy]")] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(help="An .svg picture of the codes in the plane, by PCA and t-SNE."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of t-SNE.")] = 0,
     count: Count = 10_000,
 ) -> None:
-    """Write a code for each datum."""
+    """Write a code for each datum, or a picture of the codes."""
     from simulacra import shelf
     from simulacra.contract import Encoder, require_capability
     from simulacra.runs.using import in_chunks
 
     model = shelf.from_pretrained(run)
     encoder = require_capability(model, Encoder, to="encode")
+    if project is not None and project.suffix != ".svg":
+        reason = f"{shown(project)} cannot hold a projection"
+        raise Refusal("CFG-086", reason, way_out="give --project a name that ends in .svg")
     part = part_of(run, data, model)
+    if project is not None:
+        _project(run, model, part, project, seed)
+        if out is None:
+            return
     codes = in_chunks(encoder.encode, model, part.first(min(count, len(part))))
     typer.echo(_keep(codes, None, out, run / "codes"))
 
@@ -190,7 +202,7 @@ def evaluate(
             weights=features,
             show=show,
         )
-    page = show_run(run, judgement)
+    page = show_run(run, judgement, seed=seed)
     if as_json:
         typer.echo(json.dumps(judgement.to_json(), indent=2))
         return
@@ -199,6 +211,23 @@ def evaluate(
     for name, value in judgement.diagnoses.items():
         typer.echo(f"{name}: {value:.4g}")
     say(f"kept in {run / READINGS}; the page is {page}")
+
+
+def _project(run: Path, model: Any, part: Any, path: Path, seed: int) -> None:
+    """Write a picture of codes in the plane, and say how it was made."""
+    from simulacra import shelf
+    from simulacra.cli.terminal import say
+    from simulacra.files import write_bytes
+    from simulacra.runs.exhibits import Plane
+    from simulacra.spaces import Labels, space_from_json
+
+    known = shelf.read_card(run)["data"]["labels"]
+    labels = None if known is None else space_from_json(known)
+    assert labels is None or isinstance(labels, Labels)
+    plane = Plane.of(model, part, labels, model.space, seed)
+    write_bytes(path, plane.svg(alone=True).encode())
+    typer.echo(path)
+    say(plane.words)
 
 
 def part_of(run: Path, data: str | None, model: Any) -> Any:
@@ -236,8 +265,6 @@ def _condition(model: Any, label: int | None, count: int) -> Any:
 
 def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
     """Write elements as a picture, an array or a table, by the file's ending."""
-    import numpy as np
-
     from simulacra.files import write_bytes
     from simulacra.runs.pictures import grid, png
     from simulacra.spaces import Images, Table
@@ -248,9 +275,7 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
     if path.suffix == ".png" and pictured:
         content = png(grid(x, space))
     elif path.suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, x.cpu().numpy(), allow_pickle=False)
-        content = buffer.getvalue()
+        content = array_bytes(x)
     elif path.suffix == ".csv" and isinstance(space, Table):
         from simulacra.runs.using import table_lines
 
@@ -260,3 +285,12 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
         raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {ending} or .npy")
     write_bytes(path, content)
     return path
+
+
+def array_bytes(x: Any) -> bytes:
+    """A tensor as the content of a .npy file."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, x.cpu().numpy(), allow_pickle=False)
+    return buffer.getvalue()

@@ -29,13 +29,19 @@ MOST_TRAIN, MOST_TEST = 5000, 2000
 STEPS = 100
 
 
-def codes_of(model: Encoder, x: Tensor) -> Tensor:
-    """Codes as rows, shape (n, *shape) to (n, size of a code), float32."""
-    with torch.no_grad():
-        parts = [
-            flat(model.encode(x[start : start + SCORED_AT_ONCE]).cpu(), model.code_space)
-            for start in range(0, len(x), SCORED_AT_ONCE)
-        ]
+def codes_of(model: Encoder, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Codes as rows, shape (n, *shape) to (n, size of a code), float32.
+
+    ``condition`` has a row a datum, and is given to a conditional model only.
+    """
+    if getattr(model, "condition_space", None) is None:
+        condition = None
+    parts = []
+    for start in range(0, len(x), SCORED_AT_ONCE):
+        rows = slice(start, start + SCORED_AT_ONCE)
+        with torch.no_grad():
+            code = model.encode(x[rows], condition=None if condition is None else condition[rows])
+        parts.append(flat(code.cpu(), model.code_space))
     return torch.cat(parts)
 
 

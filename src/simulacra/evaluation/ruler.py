@@ -14,6 +14,7 @@ from simulacra.evaluation.case import Case, Samples, draw, shuffled
 from simulacra.evaluation.class_accuracy import ClassAccuracy
 from simulacra.evaluation.cost import Cost
 from simulacra.evaluation.diversity import Diversity
+from simulacra.evaluation.downstream import Downstream
 from simulacra.evaluation.features import FeatureNet, learn_features, learn_judge
 from simulacra.evaluation.frechet import FrechetDistance
 from simulacra.evaluation.inception_score import InceptionScore
@@ -53,6 +54,7 @@ MEASURES: tuple[type[Measure], ...] = (
     SyntheticTraining,
     Modes,
     Columns,
+    Downstream,
     NGrams,
     Memorisation,
     Detection,

@@ -10,26 +10,28 @@ model of clothes finds digits likely. The other scores correct that, or ask some
 - reconstruction     squared error of decode(encode(x))
 - latent             squared Mahalanobis distance of encode(x) from clean data's codes (Lee et al. 2018)
 - own                what the model itself calls strange: its critic's, its denoising error, …
+
+Some scores are sums over a datum's entries, and then have a map that says which entries are strange: a
+likelihood whose factors are known, -log p(x) = sum_i -log p(x_i | x_before), their ratio, and the
+squared error of a reconstruction.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from simulacra.contract import Decoder, Density, Encoder, Scorer
-from simulacra.evaluation.rebuilding import squared_errors
+from simulacra.contract import Decoder, Density, Encoder, Factorised, Scorer
+from simulacra.evaluation.code_length import code_length
+from simulacra.evaluation.rebuilding import unit_scale
 from simulacra.evaluation.representation import codes_of
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Table
 
 MOST_CLEAN = 5000
 AT_ONCE = 200
@@ -41,9 +43,16 @@ class AnomalyScore(ABC):
     NEEDS: ClassVar[tuple[type, ...]] = ()
     """The capabilities that a model needs, all of them."""
     source: str = ""
+    unit: ClassVar[str] = ""
+    """What the score, and each entry of its map, is counted in."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
+
+    @classmethod
+    def maps_of(cls, model: Any) -> bool:
+        """Whether the score of this model is a sum over entries, which ``map`` gives one by one."""
+        return False
 
     def fit(self, clean: Batch, generator: torch.Generator) -> Self:
         """Learn what a score compares with, from clean data; most scores need nothing."""
@@ -53,15 +62,29 @@ class AnomalyScore(ABC):
     def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
         """Scores of elements, shape (n, *shape) to (n,)."""
 
+    def map(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        """What each entry adds to the score, shape (n, *shape); refused where there is no such thing."""
+        name = next((name for name, one in SCORES.items() if one is type(self)), "")
+        raise no_map(self.model, name)
+
     def of(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Scores of a whole batch in parts, shape (n,), float64."""
+        return self._in_parts(self.score, batch, generator)
+
+    def maps(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Maps of a whole batch in parts, shape (n, *shape), float64; each sums to its score."""
+        return self._in_parts(self.map, batch, generator)
+
+    def _in_parts(
+        self, method: Callable[..., Tensor], batch: Batch, generator: torch.Generator
+    ) -> Tensor:
         parts = []
         conditional = getattr(self.model, "condition_space", None) is not None
         for start in range(0, len(batch), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             given = batch.condition[rows] if conditional and batch.condition is not None else None
             with torch.no_grad():
-                parts.append(self.score(batch.x[rows], given, generator).double().cpu())
+                parts.append(method(batch.x[rows], given, generator).double().cpu())
         return torch.cat(parts)
 
 
@@ -70,13 +93,32 @@ class Likelihood(AnomalyScore):
 
     NEEDS = (Density,)
     source = "-log p"
+    unit = "nats"
+
+    @classmethod
+    def maps_of(cls, model: Any) -> bool:
+        return isinstance(model, Factorised)
 
     def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
         found: Tensor = -self.model.log_prob(x, condition=condition, generator=generator)
         return found
 
+    def map(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        if not self.maps_of(self.model):
+            return super().map(x, condition, generator)
+        found: Tensor = -self.model.log_factors(x, condition=condition)
+        return found
 
-class Typicality(Likelihood):
+
+class _Indivisible(Likelihood):
+    """Made of a likelihood, and no sum over entries."""
+
+    @classmethod
+    def maps_of(cls, model: Any) -> bool:
+        return False
+
+
+class Typicality(_Indivisible):
     """How far -log p(x) lies from what it is on average on clean data, to either side."""
 
     source = "distance of -log p from its mean on clean data"
@@ -117,8 +159,14 @@ class Ratio(Likelihood):
         other: Tensor = self.background.log_prob(x, generator=generator)
         return own + other
 
+    def map(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        if not self.maps_of(self.background):
+            raise no_map(self.background, "ratio")
+        other: Tensor = self.background.log_factors(x)
+        return super().map(x, condition, generator) + other
 
-class Complexity(Likelihood):
+
+class Complexity(_Indivisible):
     """-log p(x) less the length of a lossless code of x: the shorter of PNG and zlib, in nats."""
 
     source = "-log p less the length of a lossless code"
@@ -129,34 +177,50 @@ class Complexity(Likelihood):
         return likelihood - torch.tensor(lengths).to(likelihood)
 
 
-def code_length(x: Tensor, space: Any) -> float:
-    """Nats of a lossless code of one element."""
-    content = x.numpy().tobytes()
-    if isinstance(space, Images) and space.levels <= 256:
-        content = x.to(torch.uint8).numpy().tobytes()
-    sizes = [len(zlib.compress(content, 9))]
-    if isinstance(space, Images) and space.channels in (1, 3) and space.levels <= 256:
-        pixels = x.to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "png", optimize=True)
-        sizes.append(len(file.getvalue()) - PNG_FRAME)
-    return min(sizes) * 8 * math.log(2)
-
-
-PNG_FRAME = 57
-"""Bytes of a PNG file that do not depend on its pixels."""
-
-
 class Reconstruction(AnomalyScore):
-    """Squared error of decode(encode(x))."""
+    """Squared error of decode(encode(x)).
+
+    Numbers of a table are counted in their column's variance on clean data, and a wrong category as 1.
+    """
 
     NEEDS = (Encoder, Decoder)
     source = "reconstruction error"
+    unit = "squared error"
+    spread: Tensor | float = 1.0
+
+    @classmethod
+    def maps_of(cls, model: Any) -> bool:
+        """Not of a flow, whose code is as large as the datum: what comes back is what went in."""
+        as_large: bool = model.space.dimensions == model.code_space.dimensions
+        return not (as_large and isinstance(model, Density))
+
+    def fit(self, clean: Batch, generator: torch.Generator) -> Self:
+        if isinstance(self.model.space, Table):
+            x = clean.x.double().cpu()
+            # Of what is not missing.
+            spread = (x - x.nanmean(0)).square().nanmean(0).sqrt().nan_to_num()
+            self.spread = torch.where(spread > 1e-12, spread, 1.0)
+        return self
 
     def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        return self._errors(x, condition).flatten(1).sum(1)
+
+    def map(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        if not self.maps_of(self.model):
+            return super().map(x, condition, generator)
+        return self._errors(x, condition)
+
+    def _errors(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        space = self.model.space
         code = self.model.encode(x, condition=condition)
-        again = self.model.decode(code, condition=condition)
-        return squared_errors(x.cpu(), again.cpu(), self.model.space)
+        again = self.model.decode(code, condition=condition).cpu()
+        errors = (unit_scale(x.cpu(), space) - unit_scale(again, space)) / self.spread
+        if isinstance(space, Table):
+            category = torch.tensor([column.kind == "category" for column in space.columns])
+            missed = x.cpu().isnan() != again.isnan()
+            errors = torch.where(category, (errors != 0).double(), errors)
+            errors = torch.where(missed, 1.0, errors)
+        return errors.square()
 
 
 class Latent(AnomalyScore):
@@ -166,7 +230,8 @@ class Latent(AnomalyScore):
     source = "distance of the code from those of clean data"
 
     def fit(self, clean: Batch, generator: torch.Generator) -> Self:
-        codes = codes_of(self.model, _first(clean).x).double()
+        some = _first(clean)
+        codes = codes_of(self.model, some.x, some.condition).double()
         self.mean = codes.mean(0)
         covariance = torch.cov(codes.T).reshape(codes.shape[1], codes.shape[1])
         # Directions that codes hardly use must not decide alone.
@@ -175,7 +240,7 @@ class Latent(AnomalyScore):
         return self
 
     def score(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
-        centred = codes_of(self.model, x).double() - self.mean
+        centred = codes_of(self.model, x, condition).double() - self.mean
         square: Tensor = ((centred @ self.precision) * centred).sum(1)
         return square
 
@@ -212,8 +277,35 @@ def able(model: Any) -> list[str]:
     ]
 
 
-def default_score(model: Any) -> str:
-    """Likelihoods of images are corrected for complexity; else the likelihood, or what the model has."""
+def with_maps(model: Any) -> list[str]:
+    """The names of the scores that a model allows and that have maps."""
+    return [name for name in able(model) if SCORES[name].maps_of(model)]
+
+
+def no_map(model: Any, name: str = "") -> Refusal:
+    """Why there is no map of this score (of any, without a name), and where there are some."""
+    others = with_maps(model)
+    what = f"the {name} score of {type(model).__name__}" if name else type(model).__name__
+    return Refusal(
+        "CAN-013",
+        f"{what} has no map of entries",
+        way_out=f"choose --score {' or '.join(others)}"
+        if others
+        else "likelihood and ratio have maps for a model that is Factorised, reconstruction for an "
+        "Encoder and Decoder that is no flow; `simulacra models` shows which are",
+    )
+
+
+def default_score(model: Any, *, maps: bool = False) -> str:
+    """Likelihoods of images are corrected for complexity; else the likelihood, or what the model has.
+
+    ``maps``: the likelihood or the reconstruction, whichever has a map; refused where none has.
+    """
+    if maps:
+        mapped = with_maps(model)
+        if not mapped:
+            raise no_map(model)
+        return mapped[0]
     names = able(model)
     if "likelihood" in names:
         images = isinstance(model.space, Images) and model.space.levels > 2

@@ -15,6 +15,7 @@ from simulacra.evaluation import (
     anomaly,
     class_accuracy,
     cost,
+    downstream,
     frechet,
     likelihood,
     manifold,
@@ -106,7 +107,8 @@ def _sampling(readings: Mapping[str, Sequence[Reading]]) -> Verdict:
     others = [model for model in named if model not in compared]
     if others:
         text += f" {_and(others)} could be judged on other counts only, and cannot be compared."
-    return Verdict(use, text + _variety(readings) + _obedience(readings), first)
+    more = _variety(readings) + _obedience(readings) + _usefulness(readings)
+    return Verdict(use, text + more, first)
 
 
 def _variety(readings: Mapping[str, Sequence[Reading]]) -> str:
@@ -127,6 +129,20 @@ def _obedience(readings: Mapping[str, Sequence[Reading]]) -> str:
     real = "" if best.floor is None else f", real data to {best.floor:.3g}"
     told = f" Asked for a class, {first[0]} keeps to it best: share {_shown(best)}{real}"
     return told + _peers(first) + "."
+
+
+def _usefulness(readings: Mapping[str, Sequence[Reading]]) -> str:
+    named = _all_of(readings, downstream.NAME)
+    if not named:
+        return ""
+    first = leaders(named)
+    best = named[first[0]]
+    real = "" if best.floor is None else f", real data {best.floor:.3g}"
+    guess = "" if best.control is None else f", guessing {best.control:.3g}"
+    told = (
+        f" Samples of {first[0]} teach most about a column of real rows: {best.unit} {_shown(best)}"
+    )
+    return told + real + guess + _peers(first) + "."
 
 
 def _density(readings: Mapping[str, Sequence[Reading]]) -> Verdict:

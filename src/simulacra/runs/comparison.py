@@ -27,6 +27,7 @@ from simulacra.files import read_json, write_bytes, write_json
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint
 from simulacra.runs.budget import Budget
+from simulacra.runs.exhibits import exhibits
 from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_features
 from simulacra.runs.machine import choose_device, describe_machine
 from simulacra.runs.pictures import grid, png
@@ -247,13 +248,14 @@ def _environment() -> Mapping[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def show_run(folder: Path, judgement: Judgement) -> Path:
-    """Write the page of one judged run, with pictures of its samples and of its data."""
+def show_run(folder: Path, judgement: Judgement, *, seed: int = 0) -> Path:
+    """Write the page of one judged run, with pictures of its samples, its data and its codes."""
     data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
     _picture(folder, data)
     if isinstance(data.space, Images):
         write_bytes(folder / REAL, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
-    return write_run_report(folder, judgement, folder)
+    shows = exhibits(shelf.from_pretrained(folder), data, seed)
+    return write_run_report(folder, judgement, folder, shows)
 
 
 def _picture(folder: Path, data: Dataset) -> None:

@@ -18,7 +18,14 @@ from simulacra.evaluation.anomaly import Detection
 from simulacra.evaluation.conformal import Calibration
 from simulacra.evaluation.measure import Provenance
 from simulacra.evaluation.reading import Reading
-from simulacra.evaluation.scores import AnomalyScore, default_score, make_score
+from simulacra.evaluation.scores import (
+    AnomalyScore,
+    able,
+    default_score,
+    make_score,
+    no_map,
+    with_maps,
+)
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.runs.recipe import Recipe
@@ -38,11 +45,22 @@ class Detector:
 
     @classmethod
     def of(
-        cls, folder: Path, *, score: str = "auto", background: Path | None = None, seed: int = 0
+        cls,
+        folder: Path,
+        *,
+        score: str = "auto",
+        maps: bool = False,
+        background: Path | None = None,
+        seed: int = 0,
     ) -> Detector:
-        """The detector of a run; ``background`` is the run that a likelihood ratio needs."""
+        """The detector of a run; ``background`` is the run that a likelihood ratio needs.
+
+        ``maps``: of the scores that suit the model, one that has maps.
+        """
         model = shelf.from_pretrained(folder)
-        name = default_score(model) if score == "auto" else score
+        name = default_score(model, maps=maps) if score == "auto" else score
+        if maps and name in able(model) and name not in with_maps(model):
+            raise no_map(model, name)
         other = None if background is None else shelf.from_pretrained(background)
         made = make_score(name, model, background=other)
         data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
@@ -55,6 +73,10 @@ class Detector:
     def scores(self, batch: Batch) -> Tensor:
         """Scores of a batch, shape (n,), higher is stranger."""
         return self.score.of(batch, torch.Generator().manual_seed(mixed(self.seed, 121)))
+
+    def maps(self, batch: Batch) -> Tensor:
+        """What each entry of each datum adds to its score, shape (n, *shape)."""
+        return self.score.maps(batch, torch.Generator().manual_seed(mixed(self.seed, 121)))
 
     def lines(self, scores: Tensor, false_alarms: float) -> Iterator[str]:
         """CSV: each datum's score, how rare it is among clean data, and whether it raises an alarm."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 
@@ -22,7 +24,7 @@ def grid(x: Tensor, space: Images, *, columns: int = 8, pixels: int = 480) -> Im
     count = len(x)
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
-    tiles = _bytes(x, space)
+    tiles = colours(x, space)
     gap = 1
     height, width = space.height + gap, space.width + gap
     sheet = torch.full((rows * height + gap, columns * width + gap, 3), 255, dtype=torch.uint8)
@@ -34,8 +36,8 @@ def grid(x: Tensor, space: Images, *, columns: int = 8, pixels: int = 480) -> Im
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def _bytes(x: Tensor, space: Images) -> Tensor:
-    """(count, height, width, 3) unsigned bytes."""
+def colours(x: Tensor, space: Images) -> Tensor:
+    """Elements as colour, (count, height, width, 3) unsigned bytes."""
     values = x.detach().cpu().float() * (255 / (space.levels - 1))
     if space.channels == 4:
         alpha = values[:, 3:] / 255
@@ -45,8 +47,30 @@ def _bytes(x: Tensor, space: Images) -> Tensor:
     return values.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+HEAT = ((10, 10, 30), (88, 24, 110), (200, 60, 70), (250, 165, 50), (255, 250, 205))
+"""From dark to bright, each step lighter than the one before, so that a gray print reads the same."""
+
+
+def heat(values: Tensor, low: float, high: float) -> Tensor:
+    """Numbers as colours of ``HEAT``: ``low`` and less dark, ``high`` and more bright.
+
+    Shape (…) to (…, 3), unsigned bytes.
+    """
+    stops = torch.tensor(HEAT, dtype=torch.float64)
+    place = ((values.double() - low) / max(high - low, 1e-300)).clamp(0, 1) * (len(HEAT) - 1)
+    below = place.long().clamp(max=len(HEAT) - 2)
+    share = (place - below).unsqueeze(-1)
+    return (stops[below] * (1 - share) + stops[below + 1] * share).round().to(torch.uint8)
+
+
 def png(picture: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def embedded(content: bytes, name: str) -> str:
+    """A PNG as an element of a page that stands alone."""
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from simulacra.evaluation.reading import Reading
 from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes
 from simulacra.runs.curves import Curve, chart
+from simulacra.runs.exhibits import Exhibit
 from simulacra.runs.judging import FEATURES, Judgement, ladder_of
 from simulacra.runs.ledger import read_ledger
+from simulacra.runs.pictures import embedded
 
 REPORT = "report.html"
 FREE = "free parameters"
@@ -36,7 +37,8 @@ figure img{width:100%;image-rendering:pixelated;border:1px solid var(--line);bor
 background:#fff;cursor:zoom-in}figcaption{font-size:.9rem;margin-top:.3rem}
 figcaption b{font-size:1rem}.verdict{border-left:3px solid var(--mark);background:var(--wash);
 padding:.7rem .9rem;border-radius:0 6px 6px 0}.verdict b{display:block}
-.alarm{border-color:#c8553d;margin-top:1rem}.how{white-space:normal;min-width:20rem;text-align:left}
+.alarm{border-color:#c8553d;margin-top:1rem}.one td{white-space:normal}
+.one td:nth-child(3){white-space:nowrap}.one td.how{min-width:26rem;text-align:left}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;width:100%}
 th,td{padding:.4rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
@@ -44,7 +46,8 @@ th{color:var(--soft);font-weight:600;vertical-align:bottom;white-space:normal;mi
 cursor:pointer}td small{color:var(--soft);display:block}td[title],th[title]{cursor:help}
 code{background:var(--wash);padding:.15rem .35rem;border-radius:4px;overflow-wrap:anywhere}
 svg{max-width:100%;height:auto}svg text{fill:var(--soft);font:12px system-ui,sans-serif}
-svg .axis{stroke:var(--line)}dialog{border:0;padding:0;background:transparent;max-width:96vw}
+svg .axis{stroke:var(--line)}svg .named{fill:var(--ink);stroke:var(--paper)}
+figure.broad{max-width:720px}dialog{border:0;padding:0;background:transparent;max-width:96vw}
 dialog img{max-width:96vw;max-height:94vh;width:min(90vw,900px);image-rendering:pixelated}
 dialog::backdrop{background:#000a}
 """
@@ -90,8 +93,13 @@ def write_report(
     return _page(out / REPORT, f"Simulacra: {facts['plan']['data']}", parts)
 
 
-def write_run_report(folder: Path, judgement: Judgement, ruler: Path) -> Path:
-    """Write the page of one run: its pictures, every reading with how it was made, its curves."""
+def write_run_report(
+    folder: Path, judgement: Judgement, ruler: Path, shows: Sequence[Exhibit] = ()
+) -> Path:
+    """Write the page of one run: its pictures, every reading with how it was made, its curves.
+
+    ``shows`` are what the model has to show of its test data.
+    """
     card = shelf.read_card(folder)
     numbers, recipe, data = card["numbers"], card["recipe"], card["data"]
     name, ladder = str(card["model"]), ladder_of(ruler)
@@ -99,11 +107,12 @@ def write_run_report(folder: Path, judgement: Judgement, ruler: Path) -> Path:
         f"<h1>{_text(name)} on {_text(data['name'])}</h1><p class=soft>"
         f"{_text(shelf.find(name).family)}, {card['parameters']:,} parameters, "
         f"{numbers['rounds']:,} rounds in {numbers['training_seconds']:.0f} s, seed "
-        f"{recipe['seed']}. Pictures enlarge when clicked; columns sort when clicked.</p>"
+        f"{recipe['seed']}. Pictures enlarge when clicked; numbers say how they were made when "
+        "hovered; columns sort when clicked.</p>"
     )
     warned = "".join(f"<li>{_text(one)}</li>" for one in numbers["warnings"])
     pictures = sorted((folder / "pictures").glob("round-*.png"))
-    chosen = [(path, path.stem.replace("-", " ").replace(" 0", " ").strip()) for path in pictures]
+    chosen = [(path, f"round {int(path.stem.removeprefix('round-')):,}") for path in pictures]
     shown = "".join(
         [_figure(folder / "real.png", "real data", "held-out")]
         + [_figure(folder / "samples.png", "samples", "of the finished model")]
@@ -114,6 +123,7 @@ def write_run_report(folder: Path, judgement: Judgement, ruler: Path) -> Path:
         f"<h2>While it trained</h2><ul>{warned}</ul>" if warned else "",
         _self_test(ladder, only_failed=True),
         f"<h2>Pictures</h2><div class=cards>{shown}</div>" if shown else "",
+        *(_exhibit(one) for one in shows),
         _readings(judgement),
         _curves({name: folder}),
         _self_test(ladder, only_failed=False),
@@ -133,6 +143,10 @@ def _page(path: Path, title: str, parts: Iterable[str]) -> Path:
     return path
 
 
+def _exhibit(one: Exhibit) -> str:
+    return f"<h2>{_text(one.title)}</h2><p class=soft>{_text(one.words)}</p>{one.body}"
+
+
 def _readings(judgement: Judgement) -> str:
     """One row a reading, for a single run."""
     rows = []
@@ -141,13 +155,17 @@ def _readings(judgement: Judgement) -> str:
         interval = ""
         if one.low is not None and one.high is not None:
             interval = f"{one.low:.4g} to {one.high:.4g}"
+        unit = f"{one.unit}, " if one.unit else ""
+        hover = f' title="{_text(_told(one))}"'
         others = "".join(
-            f"<td{_sortable(value)}>{'' if value is None else f'{value:.4g}'}</td>"
+            f"<td{_sortable(value)}{'' if value is None else hover}>"
+            f"{'' if value is None else f'{value:.4g}'}</td>"
             for value in (one.floor, one.control)
         )
         rows.append(
-            f"<tr><td><b>{_text(one.name)}</b></td><td{_sortable(one.value)}>{sign}{one.value:.4g}"
-            f"<small>{_text(one.unit)}, {one.better} is better</small></td><td>{interval}</td>{others}"
+            f"<tr><td{hover}><b>{_text(one.name)}</b></td>"
+            f"<td{_sortable(one.value)}{hover}>{sign}{one.value:.4g}"
+            f"<small>{_text(unit)}{one.better} is better</small></td><td>{interval}</td>{others}"
             f"<td>{_text(one.counted)}<small>{_text(one.split)}, seed {one.seed}</small></td>"
             f"<td class=how>{_text(one.how)}<small>{_text(one.features)}</small></td></tr>"
         )
@@ -156,7 +174,7 @@ def _readings(judgement: Judgement) -> str:
     )
     return (
         "<h2>The ruler</h2><p class=soft>= exact, ≤ a bound (the true value is at most this), ≈ an "
-        "estimate.</p><div class=wide><table class=sort><thead><tr><th>reading</th><th>value</th>"
+        "estimate.</p><div class=wide><table class='sort one'><thead><tr><th>reading</th><th>value</th>"
         "<th>95 %</th><th>real data</th><th>without a model</th><th>count</th><th>how</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         + (f"<h2>What its own family asks</h2><ul class=soft>{told}</ul>" if told else "")
@@ -220,9 +238,8 @@ def _pictures(out: Path, folders: Mapping[str, Path], cards: Mapping[str, Any]) 
 def _figure(path: Path, name: str, words: str) -> str:
     if not path.is_file():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
     return (
-        f'<figure><img alt="{_text(name)}" src="data:image/png;base64,{data}">'
+        f"<figure>{embedded(path.read_bytes(), name)}"
         f"<figcaption><b>{_text(name)}</b> <span class=soft>{_text(words)}</span></figcaption></figure>"
     )
 

@@ -69,7 +69,7 @@ def scores(model: Any, batch: Batch) -> Iterator[str]:
             return model.predict(x)
 
         each = in_chunks(posterior, model, batch).T
-        columns |= {f"p({_cell(labels.name(k))} | x)": share for k, share in enumerate(each)}
+        columns |= {f"p({cell(labels.name(k))} | x)": share for k, share in enumerate(each)}
     yield ",".join(["index", *columns])
     for index, row in enumerate(
         zip(*(column.tolist() for column in columns.values()), strict=True)
@@ -108,15 +108,16 @@ def half_known(x: Tensor, which: str, seed: int) -> Tensor:
 
 def table_lines(x: Tensor, space: Table) -> Iterator[str]:
     """Rows of a table as CSV lines; a leading = + - @ of a text cell is made harmless."""
-    yield ",".join(_cell(column.name) for column in space.columns)
+    yield ",".join(cell(column.name) for column in space.columns)
     for row in x.tolist():
         cells = []
         for value, column in zip(row, space.columns, strict=True):
             text = column.categories[int(value)] if column.kind == "category" else f"{value:.9g}"
-            cells.append(_cell(text) if column.kind == "category" else text)
+            cells.append(cell(text) if column.kind == "category" else text)
         yield ",".join(cells)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as one cell of a CSV line."""
     safe = "'" + text if text[:1] in "=+-@" else text
     return '"' + safe.replace('"', '""') + '"' if set(safe) & set(',"\n\r') else safe

@@ -205,7 +205,7 @@ class BernoulliMixture(nn.Module, Sampler, Density, Factorised, Completer, Diagn
         x = subset.rows()
         if len(x) < self.config.components:
             raise Refusal(
-                "DATA-051",
+                "DATA-052",
                 f"{len(x)} data cannot fill {self.config.components} sorts",
                 way_out="set fewer components, or give more data",
             )

@@ -1,0 +1,143 @@
+"""Exhibits: what one trained run shows of its own test data, for its page.
+
+The strangest data with the entries that make them so, where the model has a score with maps; and the
+codes in the plane, where it has codes.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simulacra.contract import Encoder
+from simulacra.data.dataset import Dataset, Part
+from simulacra.evaluation.downstream import classes_of
+from simulacra.evaluation.projection import MOST, Projection, projections
+from simulacra.evaluation.representation import codes_of
+from simulacra.evaluation.scores import AnomalyScore, default_score, make_score, with_maps
+from simulacra.games import Batch
+from simulacra.probability.noise import mixed
+from simulacra.refusals import shown
+from simulacra.runs.maps import Scale, by_pixel, picture, strangest
+from simulacra.runs.pictures import embedded, png
+from simulacra.runs.scatter import scatter
+from simulacra.spaces import Images, Labels, Space, Table
+
+TAUGHT = 2000
+ROWS, WIDEST = 8, 40
+"""Strange rows of a table that are shown, and columns."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A title, how it was made in plain words, and the HTML that shows it."""
+
+    title: str
+    words: str
+    body: str
+
+
+def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
+    """All that a model can show of its test data."""
+    found = [strange_data(model, data, seed), plane_of_codes(model, data, seed)]
+    return [one for one in found if one is not None]
+
+
+def strange_data(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """The test data that score strangest, with maps; None where there is no map to draw."""
+    if not with_maps(model) or not isinstance(data.space, Images | Table):
+        return None
+    stream = torch.Generator().manual_seed(mixed(seed, 140))
+    score = make_score(default_score(model, maps=True), model)
+    score.fit(data.train.first(TAUGHT), stream)
+    batch = data.test.first(MOST)
+    scores = score.of(batch, stream)
+    which = strangest(scores)
+    condition = None if batch.condition is None else batch.condition[which]
+    some = Batch(batch.x[which], condition)
+    maps = score.maps(some, stream)
+    words = f"The {{}} strangest of {len(batch):,} test data by {score.source}"
+    if isinstance(data.space, Table):
+        return _strange_rows(some.x, maps, scores[which], data.space, score, words)
+    scale = Scale.of(by_pixel(maps), f"{score.unit} a pixel")
+    drawn = png(picture(some.x, maps, scale, data.space, pixels=720))
+    return Exhibit(
+        "The strangest data, and where they are strange",
+        f"{words.format(len(which))}, each above its map, which sums to the score: {scale}.",
+        f'<figure class="broad">{embedded(drawn, "strange data above their maps")}</figure>',
+    )
+
+
+def _strange_rows(
+    x: Tensor, maps: Tensor, scores: Tensor, space: Table, score: AnomalyScore, words: str
+) -> Exhibit:
+    """Rows of which each cell is the redder, the more its column adds to the score."""
+    count, columns = min(ROWS, len(x)), space.columns[:WIDEST]
+    high = float(maps[:count].max().clamp(min=1e-12))
+    heads = "".join(f"<th>{html.escape(column.name)}</th>" for column in columns)
+    rows = []
+    for index in range(count):
+        cells = []
+        for column, value, added in zip(
+            columns, x[index].tolist(), maps[index].tolist(), strict=False
+        ):
+            text = column.categories[int(value)] if column.kind == "category" else f"{value:.5g}"
+            shade = 0.75 * max(0.0, added) / high
+            cells.append(
+                f'<td style="background:rgb(200 85 61 / {shade:.2f})" title="adds {added:.3g} '
+                f'{score.unit}">{html.escape(text)}</td>'
+            )
+        rows.append(f"<tr><td>{float(scores[index]):.4g}</td>{''.join(cells)}</tr>")
+    cut = f"; the first {WIDEST} columns" if len(space.columns) > WIDEST else ""
+    return Exhibit(
+        "The strangest rows, and where they are strange",
+        f"{words.format(count)}; the redder a cell, the more its column adds (most: {high:.3g} "
+        f"{score.unit}; hover to read it){cut}.",
+        f"<div class=wide><table><thead><tr><th>score</th>{heads}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Codes in the plane: projections, and where there are any, the classes that colour them."""
+
+    panels: Sequence[Projection]
+    classes: Tensor | None
+    names: Sequence[str]
+    words: str
+
+    @classmethod
+    def of(cls, model: Any, part: Part, labels: Labels | None, space: Space, seed: int) -> Plane:
+        """The codes of the first data of a part."""
+        batch = part.first(MOST)
+        panels = projections(codes_of(model, batch.x, batch.condition), seed)
+        classes, names, coloured = batch.condition, tuple[str, ...](), " Coloured by label."
+        if classes is not None and labels is not None:
+            names = tuple(labels.name(index) for index in range(labels.count))
+        elif isinstance(space, Table) and (told := classes_of(batch.x, space)) is not None:
+            classes, names, column = told
+            coloured = f" Coloured by the column {shown(column)}."
+        else:
+            classes, coloured = None, ""
+        words = ". ".join(panel.how for panel in panels)
+        return cls(panels, classes, names, f"{words}.{coloured}")
+
+    def svg(self, *, alone: bool = False) -> str:
+        """The picture."""
+        return scatter(self.panels, self.classes, self.names, alone=alone)
+
+
+def plane_of_codes(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """Test codes in the plane; None for a model without codes."""
+    if not isinstance(model, Encoder):
+        return None
+    plane = Plane.of(model, data.test, data.labels, data.space, seed)
+    return Exhibit(
+        "Codes of test data in the plane", plane.words, f"<figure>{plane.svg()}</figure>"
+    )
