@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from simulacra.runs.curves import Curve, chart
-from simulacra.runs.pictures import grid, png
-from simulacra.spaces import Images
+from simulacra.runs.pictures import PLAIN, SOFT, grid, has_picture, on_plane, png, scatter
+from simulacra.spaces import Column, Images, Table, Tokens, Vectors
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -37,3 +37,31 @@ def test_a_chart_draws_every_curve_and_nothing_is_nothing():
     assert "a&lt;b" in drawn
     assert "nan" not in drawn
     assert chart([], "t") == ""
+
+
+def coloured(picture, colour):
+    """(rows, columns) of the pixels of a colour."""
+    return np.argwhere((np.asarray(picture) == colour).all(-1))
+
+
+def test_points_stand_where_they_are_and_strays_on_the_edge():
+    real = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    x = torch.tensor([[0.0, 0.5], [900.0, 0.0]])
+    drawn = scatter(x, real, pixels=201)
+    gray, green = coloured(drawn, SOFT), coloured(drawn, PLAIN)
+    assert len(gray)
+    assert abs(gray[:, 0] - 100).max() <= 2
+    assert gray[:, 1].min() < 25
+    assert gray[:, 1].max() > 175
+    inside = green[green[:, 1] < 190]
+    assert inside.mean(0).tolist() == pytest.approx([60, 100], abs=2)
+    assert (green[:, 1] >= 198).any()
+    assert coloured(scatter(x[:1], real, pixels=201), SOFT).tolist() == gray.tolist()
+
+
+def test_only_images_and_the_plane_have_pictures():
+    plane = Table((Column("a"), Column("b")))
+    assert [on_plane(space) for space in (Vectors(2), plane)] == [True, True]
+    mixed = Table((Column("a"), Column("b", "category", ("x", "y"))))
+    assert not any(has_picture(space) for space in (Vectors(3), mixed, Tokens(2, 5)))
+    assert has_picture(Images(3, 4, 4))

@@ -29,7 +29,7 @@ font:16px/1.5 system-ui,sans-serif}main{max-width:1240px;margin:0 auto;padding:2
 h1{font-size:1.7rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .75rem}
 p{margin:.4rem 0}.soft{color:var(--soft)}.cards{display:grid;gap:1rem;
 grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}figure{margin:0}
-figure img{width:100%;image-rendering:pixelated;border:1px solid var(--line);border-radius:6px;
+figure img{width:100%;border:1px solid var(--line);border-radius:6px;
 background:#fff;cursor:zoom-in}figcaption{font-size:.9rem;margin-top:.3rem}
 figcaption b{font-size:1rem}.verdict{border-left:3px solid var(--mark);background:var(--wash);
 padding:.7rem .9rem;border-radius:0 6px 6px 0}.verdict b{display:block}
@@ -203,7 +203,7 @@ def _verdicts(readings: Mapping[str, list[Reading]], *, trusted: bool) -> str:
 
 
 def _pictures(out: Path, folders: Mapping[str, Path], cards: Mapping[str, Any]) -> str:
-    figures = [_figure(out / "real.png", "real data", "held-out test images")]
+    figures = [_figure(out / "real.png", "real data", "held-out test data")]
     for name, folder in folders.items():
         family = shelf.find(name).family
         picture = folder / "samples.png"
