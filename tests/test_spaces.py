@@ -91,5 +91,6 @@ def test_unknown_json_is_refused(data):
 def test_classes_of_channels_are_the_digits_of_a_class():
     labels = Labels(1000, channel_classes=10)
     assert labels.separated(torch.tensor([407, 7]), 3).tolist() == [[4, 0, 7], [0, 0, 7]]
+    assert labels.name(7) == "007"
     every = torch.arange(1000)
     assert torch.equal(labels.combined(labels.separated(every, 3)), every)

@@ -181,7 +181,8 @@ class Labels(Space):
         return _integers_within(x, self.count)
 
     def name(self, label: int) -> str:
-        return self.names[label] if self.names else str(label)
+        width = len(str(self.count - 1)) if self.channel_classes else 0
+        return self.names[label] if self.names else str(label).zfill(width)
 
     def combined(self, per_channel: Tensor) -> Tensor:
         """One class from those of the channels, shape (n, channels) to (n,)."""

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
+from simulacra.contract import Encoder
 from simulacra.data.open import open_data
+from simulacra.evaluation.case import Case
 from simulacra.evaluation.features import FeatureNet, learn_judge
 from simulacra.evaluation.measure import Provenance
 from simulacra.evaluation.modes import (
@@ -18,8 +22,9 @@ from simulacra.evaluation.modes import (
     reverse_divergence,
 )
 from simulacra.evaluation.networks import ChannelClassifier
+from simulacra.evaluation.representation import Representation
 from simulacra.probability.mixtures import RoundMixture
-from simulacra.spaces import Images, Labels
+from simulacra.spaces import Images, Labels, Vectors
 
 
 def stream(seed=0):
@@ -106,3 +111,38 @@ def test_the_judge_of_stacks_knows_all_thousand_from_few_digits(tmp_path):
     }
     assert found[COUNT].value == pytest.approx(found[COUNT].floor, rel=0.03)
     assert found[DIVERGENCE].value == pytest.approx(found[DIVERGENCE].floor, rel=0.25)
+
+
+def test_codes_of_stacks_are_asked_for_the_first_channel():
+    """Codes that hold the first digit alone are perfect; a thousand combinations cannot be read."""
+    data = open_data("stacked-digits")
+
+    class FirstDigit(nn.Module, Encoder):
+        condition_space, code_space = None, Vectors(10)
+
+        def __init__(self):
+            super().__init__()
+            self.seen = {}
+
+        def encode(self, x, *, condition=None):
+            first = [self.seen[row.numpy().tobytes()] for row in x]
+            return functional.one_hot(torch.tensor(first), 10).float()
+
+    model, parts = FirstDigit(), {}
+    for name in ("train", "valid", "test"):
+        parts[name] = getattr(data, name).first(300)
+        for x, label in zip(parts[name].x, parts[name].condition, strict=True):
+            model.seen[x.numpy().tobytes()] = int(label) // 100
+    case = Case(
+        model=model,
+        space=data.space,
+        features=None,
+        seed=0,
+        seconds=9.0,
+        labels=data.labels,
+        **parts,
+    )
+    found = {one.name: one for one in Representation.read(case)}
+    assert found["linear probe"].value == 1
+    assert found["clusters, Rand index"].value > 0.9
+    assert "first channel" in found["linear probe"].how
