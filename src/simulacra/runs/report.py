@@ -188,9 +188,21 @@ def _head(facts: Mapping[str, Any]) -> str:
     counts = f"{data['train']:,} train, {data['valid']:,} validation, {data['test']:,} test"
     return (
         f"<h1>{len(plan['models'])} generative models on {_text(Path(plan['data']).name)}</h1>"
-        f"<p class=soft>{_text(plan['budget'])} of training each, seed {plan['seed']}, on the same "
-        f"split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
+        f"<p class=soft>{_text(plan['budget'])} of training each, {_seeds(str(plan['seed']))}, on the "
+        f"same split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
         "hovered; columns sort when clicked.</p>"
+    )
+
+
+def _seeds(told: str) -> str:
+    """Which seeds, and of several, what is shown of each."""
+    first, *others = told.split(",")
+    if not others:
+        return f"seed {_text(told)}"
+    listed = ", ".join(map(_text, (first, *others)))
+    return (
+        f"seeds {listed} (numbers are means over them, with the range and Student's 95 % interval; "
+        f"pictures, curves and rounds are of seed {_text(first)})"
     )
 
 
@@ -257,6 +269,10 @@ def _cell(one: Reading | None) -> str:
     interval = ""
     if one.low is not None and one.high is not None:
         interval = f"{one.low:.4g} to {one.high:.4g}, "
+    if one.each and min(one.each) == max(one.each):
+        interval = "the same for all seeds, "
+    elif one.each:
+        interval = f"seeds {min(one.each):.4g} to {max(one.each):.4g}; {interval}"
     return (
         f'<td data-v="{one.value:.8g}" title="{_text(_told(one))}">'
         f"{sign}{one.value:.4g}<small>{interval}n={count}</small></td>"
