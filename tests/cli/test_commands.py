@@ -114,7 +114,8 @@ def test_points_of_the_plane_are_drawn_and_their_modes_counted(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     done = simulacra("sample", "run", "--num-samples", 300, "--out", "a.png", cwd=tmp_path)
-    assert Image.open(tmp_path / done.stdout.strip()).size == (720, 720), done.stderr
+    with Image.open(tmp_path / done.stdout.strip()) as drawn:
+        assert drawn.size == (720, 720)
     assert list((tmp_path / "run" / "pictures").glob("round-*.png"))
     refused(
         simulacra("sample", "run", "--out", "a.csv", cwd=tmp_path), 78, "CFG-053", ".png or .npy"
