@@ -25,6 +25,7 @@ SPACES = [
     Images(1, 2, 2, levels=65536),
     Tokens(7, 30),
     Labels(3, ("a", "b", "c")),
+    Labels(1000, channel_classes=10),
     Vectors(4),
     Series(2, 9, rate=100),
     MIXED,
@@ -85,3 +86,11 @@ def test_measures_and_dimensions():
 def test_unknown_json_is_refused(data):
     with pytest.raises(Refusal):
         space_from_json(data)
+
+
+def test_classes_of_channels_are_the_digits_of_a_class():
+    labels = Labels(1000, channel_classes=10)
+    assert labels.separated(torch.tensor([407, 7]), 3).tolist() == [[4, 0, 7], [0, 0, 7]]
+    assert labels.name(7) == "007"
+    every = torch.arange(1000)
+    assert torch.equal(labels.combined(labels.separated(every, 3)), every)

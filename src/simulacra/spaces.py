@@ -152,10 +152,15 @@ class Tokens(Space):
 
 @dataclass(frozen=True)
 class Labels(Space):
-    """One of ``count`` classes, as an integer; ``names`` are for people."""
+    """One of ``count`` classes, as an integer; ``names`` are for people.
+
+    ``channel_classes``: where each channel of an image shows one of so many classes by itself, and a
+    class is their combination, read as a number whose first digit is the first channel's.
+    """
 
     count: int
     names: tuple[str, ...] = ()
+    channel_classes: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -176,7 +181,18 @@ class Labels(Space):
         return _integers_within(x, self.count)
 
     def name(self, label: int) -> str:
-        return self.names[label] if self.names else str(label)
+        width = len(str(self.count - 1)) if self.channel_classes else 0
+        return self.names[label] if self.names else str(label).zfill(width)
+
+    def combined(self, per_channel: Tensor) -> Tensor:
+        """One class from those of the channels, shape (n, channels) to (n,)."""
+        powers = self.channel_classes ** torch.arange(per_channel.shape[1] - 1, -1, -1)
+        return (per_channel.long() * powers).sum(1)
+
+    def separated(self, labels: Tensor, channels: int) -> Tensor:
+        """The class of each channel, shape (n,) to (n, channels)."""
+        powers = self.channel_classes ** torch.arange(channels - 1, -1, -1)
+        return labels.long()[:, None] // powers % self.channel_classes
 
     def __str__(self) -> str:
         return f"labels 0..{self.count - 1}"
@@ -379,5 +395,6 @@ def space_from_json(data: dict[str, Any]) -> Space:
         )
         return Table(tuple(columns))
     if kind is Labels:
-        return Labels(values["count"], tuple(values.get("names", ())))
+        names = tuple(values.get("names", ()))
+        return Labels(values["count"], names, values.get("channel_classes", 0))
     return kind(**values)

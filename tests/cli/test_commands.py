@@ -99,6 +99,34 @@ def test_a_single_image_can_be_scored(place):
     refused(done, 65, "one.png", "0..255", "0..16")
 
 
+def test_points_of_the_plane_are_drawn_and_their_modes_counted(tmp_path):
+    done = simulacra(
+        "train",
+        "gaussian-mixture",
+        "ring",
+        "--budget",
+        "3steps",
+        "--set",
+        "components=8",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    done = simulacra("sample", "run", "--num-samples", 300, "--out", "a.png", cwd=tmp_path)
+    with Image.open(tmp_path / done.stdout.strip()) as drawn:
+        assert drawn.size == (720, 720)
+    assert list((tmp_path / "run" / "pictures").glob("round-*.png"))
+    refused(
+        simulacra("sample", "run", "--out", "a.csv", cwd=tmp_path), 78, "CFG-053", ".png or .npy"
+    )
+    done = simulacra("evaluate", "run", "--num-samples", 200, "--budget", "5s", cwd=tmp_path)
+    for line in ("modes reached: 8 of 8", "high-quality samples: 0.9", "reverse KL of modes"):
+        assert line in done.stdout, done.stderr
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 3
+
+
 def test_codes_reconstructions_and_evaluation(place):
     codes = simulacra("encode", "vae", "--count", 20, cwd=place)
     assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr

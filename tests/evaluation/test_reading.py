@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from simulacra.contract import Kind
-from simulacra.evaluation.reading import Reading
+from simulacra.evaluation.intervals import student_interval
+from simulacra.evaluation.reading import Reading, over_seeds, possible
 from simulacra.refusals import Refusal
 
 BITS = Reading(
@@ -45,3 +47,24 @@ def test_what_is_no_reading_is_refused():
         Reading.from_json(BITS.to_json() | {"surprise": 1})
     with pytest.raises(Refusal, match="not the entries of a reading"):
         Reading.from_json({"value": 1})
+
+
+@pytest.mark.parametrize(
+    ("unit", "bounds"),
+    [
+        ("share", (0, 1)),
+        ("of 1,000", (0, 1000)),
+        ("of the real data's", (-math.inf, math.inf)),
+        ("MiB", (0, math.inf)),
+        ("nats", (-math.inf, math.inf)),
+    ],
+)
+def test_an_interval_of_two_seeds_ends_where_values_do(unit, bounds):
+    assert possible(unit) == bounds
+    one = Reading(
+        name="r", value=0.0, unit=unit, better="higher", count=5, split="test", seed=0, how="h"
+    )
+    (found,) = over_seeds([[one], [replace(one, value=1.0)]])
+    low, high = student_interval([0.0, 1.0])
+    assert (found.low, found.high) == (max(low, bounds[0]), min(high, bounds[1]))
+    assert Reading.from_json(json.loads(json.dumps(found.to_json()))) == found

@@ -124,6 +124,8 @@ def test_several_seeds_show_their_spread(tmp_path):
     page = comparison.compare_seeds("independent,vae", tmp_path / "out", (0, 1), **choices)
     text = page.read_text(encoding="utf-8")
     assert "mean of 2 training seeds" in text
+    assert "seeds 0, 1 (numbers are means over them" in text
+    assert "<small>seeds " in text
     told = json.loads((tmp_path / "out" / comparison.NUMBERS).read_text(encoding="utf-8"))
     singles = [
         {
@@ -137,6 +139,9 @@ def test_several_seeds_show_their_spread(tmp_path):
         assert reading["value"] == pytest.approx(sum(values) / 2)
         assert reading["low"] <= min(values) + 1e-9
         assert reading["high"] >= max(values) - 1e-9
+        assert reading["each"] == values
+        if reading["unit"] == "share":
+            assert 0 <= reading["low"] <= reading["high"] <= 1
     assert told["ruler"]["checks"]
     assert {one["use"] for one in told["verdicts"]} >= {"sampling", "density"}
     splits = [

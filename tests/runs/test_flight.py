@@ -105,6 +105,47 @@ def test_a_collapsed_posterior_is_named(digits):
     assert warnings_of(healthy, digits, budget="400steps") == []
 
 
+def test_a_real_network_that_yields_no_number_is_named(digits):
+    """Once only: the update is left out, and the training goes on to a finite end."""
+    model, calls = shelf.build("vae", digits.space, num_examples=1437), []
+
+    def broken(module, given, out):
+        calls.append(out)
+        return out * float("nan") if len(calls) == 50 else out
+
+    model.decoder.register_forward_hook(broken)
+    found = warnings_of(model, digits)
+    assert [text.split(":")[0] for text in found] == ["not finite"]
+    assert found[0].startswith("not finite: 1 updates")
+    assert torch.isfinite(model.log_prob(digits.test.first(20).x)).all()
+
+
+def trained_gan(data, budget, seed, **settings):
+    model = shelf.build(
+        "dcgan", data.space, settings=settings, num_examples=len(data.train), seed=seed
+    )
+    return model, warnings_of(model, data, budget, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_gan_that_really_collapses_is_named_at_the_first_look(digits, seed):
+    """A far too high learning rate and no penalty: one image is drawn for every z."""
+    settings = {"penalty": 0.0, "shift": 0.0, "learning_rate": 0.3, "batch_size": 32}
+    model, found = trained_gan(digits, "120steps", seed, **settings)
+    x = model.sample(50, generator=torch.Generator().manual_seed(1))
+    assert len(x.unique(dim=0)) <= 5
+    (told,) = (text for text in found if text.startswith("collapse of diversity"))
+    assert "since round 30" in told
+    assert "lower learning_rate, or raise penalty" in told
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_gan_with_its_recommended_settings_is_left_alone(digits, seed):
+    model, found = trained_gan(digits, "300steps", seed)
+    assert found == []
+    assert len(model.sample(50, generator=torch.Generator().manual_seed(1)).unique(dim=0)) == 50
+
+
 def recorder():
     space = Images(1, 4, 4, levels=4)
     return FlightRecorder(space, space.random(50, torch.Generator().manual_seed(0)))

@@ -6,8 +6,18 @@ import torch
 
 from simulacra.runs.curves import Curve, chart
 from simulacra.runs.maps import Scale, lines, picture, strangest
-from simulacra.runs.pictures import HEAT, grid, heat, png
-from simulacra.spaces import Column, Images, Table
+from simulacra.runs.pictures import (
+    HEAT,
+    PLAIN,
+    SOFT,
+    grid,
+    has_picture,
+    heat,
+    on_plane,
+    png,
+    scatter,
+)
+from simulacra.spaces import Column, Images, Table, Tokens, Vectors
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -72,3 +82,31 @@ def test_maps_of_a_table_are_columns():
         torch.tensor([3.0]), torch.tensor([[1.0, 2.0]]), space, source="-log p", unit="nats"
     )
     assert list(told) == ['index,score (-log p),"\'=a,b (nats)",c (nats)', "0,3,1,2"]
+
+
+def coloured(picture, colour):
+    """(rows, columns) of the pixels of a colour."""
+    return np.argwhere((np.asarray(picture) == colour).all(-1))
+
+
+def test_points_stand_where_they_are_and_strays_on_the_edge():
+    real = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    x = torch.tensor([[0.0, 0.5], [900.0, 0.0]])
+    drawn = scatter(x, real, pixels=201)
+    gray, green = coloured(drawn, SOFT), coloured(drawn, PLAIN)
+    assert len(gray)
+    assert abs(gray[:, 0] - 100).max() <= 2
+    assert gray[:, 1].min() < 25
+    assert gray[:, 1].max() > 175
+    inside = green[green[:, 1] < 190]
+    assert inside.mean(0).tolist() == pytest.approx([60, 100], abs=2)
+    assert (green[:, 1] >= 198).any()
+    assert coloured(scatter(x[:1], real, pixels=201), SOFT).tolist() == gray.tolist()
+
+
+def test_only_images_and_the_plane_have_pictures():
+    plane = Table((Column("a"), Column("b")))
+    assert [on_plane(space) for space in (Vectors(2), plane)] == [True, True]
+    mixed = Table((Column("a"), Column("b", "category", ("x", "y"))))
+    assert not any(has_picture(space) for space in (Vectors(3), mixed, Tokens(2, 5)))
+    assert has_picture(Images(3, 4, 4))

@@ -17,7 +17,8 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     data: Annotated[
-        str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")
+        str,
+        typer.Argument(help="digits, mnist, fashion-mnist, stacked-…, ring, grid, or a path."),
     ] = "digits",
     models: Annotated[
         str,

@@ -22,7 +22,10 @@ def train(
         str | None, typer.Argument(help="A name that `simulacra models` lists.")
     ] = None,
     data: Annotated[
-        str | None, typer.Argument(help="digits, mnist, fashion-mnist, or a path. [digits]")
+        str | None,
+        typer.Argument(
+            help="digits, mnist, fashion-mnist, stacked-…, ring, grid, or a path. [digits]"
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. [runs/NUMBER-model-data]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,7 @@ def sample(
     label: Annotated[int | None, typer.Option(help="The class, for a conditional model.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .png grid, .npy array or .csv table. [RUN/samples-SEED.…]"),
+        typer.Option(help="A .png picture, .npy array or .csv table. [RUN/samples-SEED.…]"),
     ] = None,
 ) -> None:
     """Draw new data from a trained run."""
@@ -50,7 +51,7 @@ def sample(
     condition = _condition(model, label, num_samples)
     generator = torch.Generator().manual_seed(seed)
     x = sample_in_chunks(model, num_samples, generator, condition)
-    typer.echo(_keep(x, model.space, out, run / f"samples-{seed}"))
+    typer.echo(_keep(x, model.space, out, run / f"samples-{seed}", real=_behind(run, model, x)))
 
 
 def score(
@@ -263,17 +264,28 @@ def _condition(model: Any, label: int | None, count: int) -> Any:
     return torch.full((count,), label)
 
 
-def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
+def _behind(run: Path, model: Any, x: Any) -> Any:
+    """Real points that samples of the plane are drawn over, or x where the run's data have gone."""
+    from simulacra.runs.pictures import POINTS, on_plane
+
+    if not on_plane(model.space):
+        return None
+    with contextlib.suppress(Refusal):
+        return part_of(run, None, model).first(POINTS).x
+    return x
+
+
+def _keep(x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None) -> Path:
     """Write elements as a picture, an array or a table, by the file's ending."""
     from simulacra.files import write_bytes
-    from simulacra.runs.pictures import grid, png
+    from simulacra.runs.pictures import picture, png
     from simulacra.spaces import Images, Table
 
     pictured = isinstance(space, Images)
     ending = ".png" if pictured else ".csv" if isinstance(space, Table) else ".npy"
     path = out or default.with_suffix(ending)
-    if path.suffix == ".png" and pictured:
-        content = png(grid(x, space))
+    if path.suffix == ".png" and (pictured or real is not None):
+        content = png(picture(x, space, real))
     elif path.suffix == ".npy":
         content = array_bytes(x)
     elif path.suffix == ".csv" and isinstance(space, Table):
@@ -281,8 +293,9 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path) -> Path:
 
         content = ("\n".join(table_lines(x, space)) + "\n").encode()
     else:
+        other = ".png" if real is not None else ending
         reason = f"{shown(path)} cannot hold {'codes' if space is None else space}"
-        raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {ending} or .npy")
+        raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {other} or .npy")
     write_bytes(path, content)
     return path
 

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simulacra.games import Batch
+from simulacra.probability.mixtures import RoundMixture
 from simulacra.probability.noise import mixed
 from simulacra.refusals import Refusal
 from simulacra.spaces import Labels, Space
 
-Rows = Tensor | np.ndarray
-"""Stored elements: one integer tensor where it fits in memory, else a memory-mapped array."""
+
+class Gathered(Protocol):
+    """Elements that are put together when they are asked for; it is indexed as an array is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray: ...
+
+
+Rows = Tensor | np.ndarray | Gathered
+"""Stored elements: one integer tensor where it fits in memory, else a memory-mapped array or the like."""
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 """A random view of stored rows, such as dynamic binarisation: (rows, generator) to elements."""
@@ -61,7 +76,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A space and the three parts of one set of data; ``source`` says in words where it came from."""
+    """A space and the three parts of one set of data; ``source`` says in words where it came from.
+
+    ``truth``: the distribution that the data are drawn from, where it is known.
+    """
 
     name: str
     space: Space
@@ -71,6 +89,7 @@ class Dataset:
     labels: Labels | None = None
     fingerprint: str = ""
     source: dict[str, Any] = field(default_factory=dict)
+    truth: RoundMixture | None = None
 
     def everything(self) -> Part:
         """All elements in the order of their source, for scoring rather than training.

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from simulacra.data import stacks, synthetic
 from simulacra.data.arrays import idx_labels, read_idx
 from simulacra.data.raw import TEST, TRAIN, Raw, Survey, cache_folder
+from simulacra.data.views import resized
 from simulacra.files import write_bytes
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images
@@ -74,12 +76,18 @@ SETS = {
         ),
     ),
 }
-NAMES = ("digits", *SETS)
+NAMES = ("digits", *SETS, *stacks.PLANS, *synthetic.TRUTHS)
 
 
-def read_named(name: str) -> Raw:
-    """The set called ``name``, one of ``NAMES``."""
-    return _digits() if name == "digits" else _idx_set(name)
+def read_named(name: str, size: int | None = None) -> Raw:
+    """The set called ``name``, one of ``NAMES``; ``size``: the side that images are resized to."""
+    if name in stacks.PLANS:
+        plan = stacks.PLANS[name]
+        return stacks.stacked(read_named(plan.base, size), plan)
+    if name in synthetic.TRUTHS:
+        return synthetic.drawn(name)
+    raw = _digits() if name == "digits" else _idx_set(name)
+    return raw if size is None else resized(raw, size)
 
 
 def _digits() -> Raw:

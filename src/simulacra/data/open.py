@@ -12,7 +12,7 @@ from simulacra.data.dataset import Dataset, Part, View
 from simulacra.data.raw import Raw
 from simulacra.data.splits import split
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Images, Labels, Space, Table
+from simulacra.spaces import Images, Space, Table
 
 FEWEST = 10
 """So many data can be split into three parts; fewer can only be scored or encoded."""
@@ -30,10 +30,11 @@ def open_data(
 ) -> Dataset:
     """The data that ``what`` names, split by content and ``seed``.
 
-    ``what``: digits, mnist, fashion-mnist; or a path to images (folder, zip, file), an IDX, .npy
-    or .npz file, a CSV or Parquet table, or plain text. ``view`` of images: '8bit' as they are,
-    'binary' by a threshold, 'dynamic' with a new draw of each pixel at every epoch. ``size``: the side
-    of images, or the length of pieces of text. ``skip_bad``: leave out at most so many broken data.
+    ``what``: digits, mnist, fashion-mnist, stacked-digits, stacked-mnist, ring, grid; or a path to
+    images (folder, zip, file), an IDX, .npy or .npz file, a CSV or Parquet table, or plain text. ``view``
+    of images: '8bit' as they are, 'binary' by a threshold, 'dynamic' with a new draw of each pixel at
+    every epoch. ``size``: the side of images, or the length of pieces of text. ``skip_bad``: leave out
+    at most so many broken data.
     ``label``: the column of a table that holds the labels. ``like``: the space of a trained model,
     whose columns a table is read as.
     """
@@ -59,8 +60,7 @@ def read(
             "CFG-074", reason, way_out="leave it out; folders of images are their classes"
         )
     if str(what) in named.NAMES:
-        raw = named.read_named(str(what))
-        return raw if size is None else views.resized(raw, size)
+        return named.read_named(str(what), size)
     path = Path(what)
     if not path.exists():
         raise Refusal(
@@ -105,7 +105,6 @@ def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> D
             seen, held_out = changing, views.binarised_once(raw, levels)
         else:
             seen = kept = fixed
-    names = raw.label_names
     source = dict(raw.source) | {"view": view, "duplicates": duplicates}
     if view == "dynamic" and isinstance(raw.space, Images):
         source["grey_levels"] = raw.space.levels
@@ -116,9 +115,10 @@ def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> D
         Part(raw.rows, train, space, labels, seen),
         Part(held_out, valid, space, labels, kept),
         Part(held_out, test, space, labels, kept),
-        labels=None if labels is None else Labels(len(names), names),
+        labels=raw.classes,
         fingerprint=fingerprint,
         source=source,
+        truth=raw.truth,
     )
 
 

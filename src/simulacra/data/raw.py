@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from simulacra.data.dataset import Rows
+from simulacra.probability.mixtures import RoundMixture
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Space
+from simulacra.spaces import Images, Labels, Space
 
 SHARE_OF_MEMORY = 0.25
 """Rows that take more than this share of the machine's memory stay on the disk."""
@@ -54,6 +55,7 @@ class Raw:
     """Rows of ``space``, with labels and given parts where the source has any.
 
     ``given``: 0 train, 1 validation, 2 test for every row, where the source says so itself.
+    ``channel_classes``: see ``Labels``. ``truth``: what the rows are drawn from, where it is known.
     """
 
     rows: Rows
@@ -63,9 +65,21 @@ class Raw:
     label_names: tuple[str, ...] = ()
     given: Tensor | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    channel_classes: int = 0
+    truth: RoundMixture | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def classes(self) -> Labels | None:
+        """The space of the labels, where there are any."""
+        if self.labels is None:
+            return None
+        if self.channel_classes and isinstance(self.space, Images):
+            count = self.channel_classes**self.space.channels
+            return Labels(count, channel_classes=self.channel_classes)
+        return Labels(len(self.label_names), self.label_names)
 
     def digests(self) -> Iterator[bytes]:
         """Sixteen bytes that name the content of each row."""

@@ -20,7 +20,7 @@ HELD_OUT = 0.1
 Index = tuple[Tensor, Tensor, Tensor]
 
 
-def split(raw: Raw, seed: int) -> tuple[Index, str, int]:
+def split(raw: Raw, seed: int, held_out: float = HELD_OUT) -> tuple[Index, str, int]:
     """The three parts' rows, the data's fingerprint (SHA-256 in hex), and how many are duplicates.
 
     A validation or test part that the source gives is kept; what it lacks is taken from training.
@@ -32,7 +32,7 @@ def split(raw: Raw, seed: int) -> tuple[Index, str, int]:
     keys = [hashlib.blake2b(one, digest_size=16, salt=salt).digest() for one in digests]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     duplicates = len(digests) - len(set(digests))
-    count = round(HELD_OUT * len(order))
+    count = round(held_out * len(order))
     if raw.given is None:
         test, rest = _cut(order, keys, count)
         valid, train = _cut(rest, keys, count)
@@ -42,7 +42,7 @@ def split(raw: Raw, seed: int) -> tuple[Index, str, int]:
         valid = [row for row in order if part[row] == VALID]
         test = [row for row in order if part[row] == TEST]
         if not valid:
-            valid, train = _cut(train, keys, round(HELD_OUT * len(train)))
+            valid, train = _cut(train, keys, round(held_out * len(train)))
         if not test:
             test, train = _cut(train, keys, count)
     parts = (torch.tensor(sorted(one), dtype=torch.int64) for one in (train, valid, test))

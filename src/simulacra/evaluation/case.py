@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simulacra.evaluation.features import FeatureNet
 from simulacra.games import Batch
+from simulacra.probability.mixtures import RoundMixture
 from simulacra.probability.noise import mixed
 from simulacra.spaces import Images, Labels, Space
 
@@ -55,6 +56,7 @@ class Case:
     drawing: Samples | None = None
     untrained: Any = None
     noise_floor: float | None = None
+    truth: RoundMixture | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,8 @@
 
 Labelled images are seen by a small classifier trained on the training split; its 64 penultimate
 features carry what tells the classes apart. Unlabelled images are seen by an untrained
-convolutional net of the same shape, its weights fixed by the seed. Everything else is standardised
+convolutional net of the same shape, its weights fixed by the seed. Where each channel of an image shows
+a class by itself (stacked digits), one classifier looks at each channel. Everything else is standardised
 (categories and tokens one-hot), and projected at random where it is wide. A distance in features is
 only comparable to another in the very same ones, so they are named by their SHA-256.
 """
@@ -10,6 +11,7 @@ only comparable to another in the very same ones, so they are named by their SHA
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.networks import (
     DIMENSION,
+    ChannelClassifier,
     Classifier,
     ConvolutionalBody,
     Standardise,
@@ -39,6 +42,8 @@ DESCRIPTION = "features.json"
 WEIGHTS = "features.safetensors"
 CHUNK = 500
 CALIBRATED_ON = 2000
+
+CLASSIFIERS = (Classifier, ChannelClassifier)
 
 Eyes = Literal["classifier", "random convolutions", "standardised", "inception"]
 
@@ -63,7 +68,11 @@ class FeatureNet:
     def dimension(self) -> int:
         """How many features a datum has."""
         net = self.network
-        size = net.dimension if isinstance(net, Standardise | Inception) else DIMENSION
+        size = (
+            net.dimension
+            if isinstance(net, Standardise | Inception | ChannelClassifier)
+            else DIMENSION
+        )
         return int(size)
 
     @cached_property
@@ -74,11 +83,11 @@ class FeatureNet:
     def features(self, x: Tensor) -> Tensor:
         """Features of elements, shape (n, *shape) to (n, dimension), float32."""
         net = self.network
-        return self._in_chunks(net.body if isinstance(net, Classifier) else net, x)
+        return self._in_chunks(net.body if isinstance(net, CLASSIFIERS) else net, x)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """p(class | x), shape (n, classes); only a classifier has them."""
-        if not isinstance(self.network, Classifier):
+        if not isinstance(self.network, CLASSIFIERS):
             raise Refusal(
                 "CAN-010",
                 f"features that are {self.kind} know no classes",
@@ -86,7 +95,7 @@ class FeatureNet:
             )
         return torch.softmax(self._in_chunks(self.network, x), dim=1)
 
-    def _in_chunks(self, network: nn.Module, x: Tensor) -> Tensor:
+    def _in_chunks(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         self.space.require(x[:1], who="the feature net")
         with torch.no_grad():
             parts = [network(x[start : start + CHUNK].cpu()) for start in range(0, len(x), CHUNK)]
@@ -158,6 +167,8 @@ def _network(space: Space, kind: Eyes, labels: Labels | None, seed: int) -> nn.M
     """An untrained network, its first weights drawn from ``seed``."""
     with global_noise(mixed(seed, 71)):
         if kind == "classifier" and labels is not None:
+            if labels.channel_classes and isinstance(space, Images):
+                return ChannelClassifier(space, labels)
             return Classifier(space, labels.count)
         if kind == "random convolutions" and isinstance(space, Images):
             return ConvolutionalBody(space)
@@ -210,10 +221,14 @@ def learn_judge(
     """A second classifier, of data that no model and no feature net has trained on.
 
     It learns the validation split and a random half of the test split; its own accuracy is that on
-    the other half. None where there are no labels.
+    the other half. None where there are no labels. Where classes are combinations of the channels',
+    it learns the validation split alone, since the same digits stand in both halves of the test split.
     """
     if labels is None or valid.condition is None or test.condition is None:
         return None
+    if labels.channel_classes:
+        told = f"the channels of the {len(valid):,} of the validation split"
+        return _classifier(space, valid, labels, test, mixed(seed, 73), told)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(mixed(seed, 72)))
     taught, kept = order[: len(test) // 2], order[len(test) // 2 :]
     lesson = Batch(
@@ -229,7 +244,11 @@ def _classifier(
 ) -> FeatureNet:
     assert train.condition is not None
     network = _network(space, "classifier", labels, seed)
-    assert isinstance(network, Classifier)
-    train_classifier(network, train.x.cpu(), train.condition.cpu().long(), mixed(seed, 74))
+    x, classes = train.x.cpu(), train.condition.cpu().long()
+    if isinstance(network, ChannelClassifier):
+        network.learn(x, classes, mixed(seed, 74))
+    else:
+        assert isinstance(network, Classifier)
+        train_classifier(network, x, classes, mixed(seed, 74))
     net = FeatureNet(space, "classifier", network, labels, told)
     return net if held_out is None or held_out.condition is None else net.judged(held_out)

@@ -38,11 +38,21 @@ def log_probs(case: Case, seconds: float) -> Tensor:
     return scored(score, case.test, conditional=case.conditional, seed=case.seed, seconds=seconds)
 
 
+def _floor(case: Case, count: int) -> tuple[float, str] | None:
+    """Of the first ``count`` test data, where it is known."""
+    if case.truth is not None:
+        value = -float(case.truth.log_prob(case.test.x[:count]).mean())
+        return value, "what the true density gives the same data"
+    if case.noise_floor is not None:
+        return case.noise_floor, "the entropy of the pixels' own coin flips"
+    return None
+
+
 class Likelihood(Measure):
     """Nats and bits of ``log_prob`` (n,), in nats; the interval is the normal one over the data.
 
     ``given``: whether it is log p(x | label), which is read under names of its own. ``out_of``: how
-    many data there were to score.
+    many data there were to score. ``floor``: nats a datum that no model can get below, and what they are.
     """
 
     NEEDS = (Density,)
@@ -56,23 +66,24 @@ class Likelihood(Measure):
         *,
         given: bool = False,
         out_of: int | None = None,
-        noise_floor: float | None = None,
+        floor: tuple[float, str] | None = None,
     ) -> None:
         super().__init__(provenance)
         self.space, self.kind, self.given, self.out_of = space, kind, given, out_of
-        self.noise_floor = noise_floor
+        self.floor = floor
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
+        log_prob = log_probs(case, SHARE * case.seconds)
         measure = cls(
             case.space,
             case.model.kind,
             Provenance.of(case, features=False),
             given=case.conditional,
             out_of=len(case.test),
-            noise_floor=case.noise_floor,
+            floor=_floor(case, len(log_prob)),
         )
-        return measure.update(log_prob=log_probs(case, SHARE * case.seconds)).compute()
+        return measure.update(log_prob=log_prob).compute()
 
     def compute(self) -> list[Reading]:
         log_prob = self.rows("log_prob").double()
@@ -84,10 +95,8 @@ class Likelihood(Measure):
         part = "a random part" if self.out_of and len(log_prob) < self.out_of else "all"
         how = f"mean of -log p(x{' | label' if self.given else ''}) over {part} of the "
         how += f"{self.provenance.split} split"
-        if self.noise_floor is not None:
-            how += (
-                "; the floor is the entropy of the pixels' own coin flips, which no model can beat"
-            )
+        if self.floor is not None:
+            how += f"; the floor is {self.floor[1]}, which no model can beat but by chance"
         readings = []
         for name, unit, scale in (
             (NATS, "nats", 1.0),
@@ -104,7 +113,7 @@ class Likelihood(Measure):
                     count=len(values),
                     interval=mean_interval(values) if len(values) > 1 else None,
                     how=f"{how}{against}; {MEANING[self.kind]}",
-                    floor=None if self.noise_floor is None else self.noise_floor * scale,
+                    floor=None if self.floor is None else self.floor[0] * scale,
                 )
             )
         if isinstance(self.space, Tokens):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 from simulacra.layers.augmentation import translated
 from simulacra.layers.front_door import centred
 from simulacra.layers.layout import channels_last
-from simulacra.spaces import Column, Images, Space, Table, Tokens
+from simulacra.spaces import Column, Images, Labels, Space, Table, Tokens
 
 DIMENSION = 64
 WIDTH = 32
@@ -139,6 +140,39 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(x))
         return logits
+
+
+class ChannelClassifier(nn.Module):
+    """One classifier for single channels looks at each channel of an image by itself.
+
+    Features are those of all channels side by side. A class is a combination of the channels' (see
+    ``Labels``), and log p of it the sum of theirs.
+    """
+
+    def __init__(self, space: Images, labels: Labels) -> None:
+        super().__init__()
+        self.channels, self.labels = space.channels, labels
+        self.single = Classifier(replace(space, channels=1), labels.channel_classes)
+        self.dimension = space.channels * DIMENSION
+
+    def body(self, x: Tensor) -> Tensor:
+        """Features, shape (n, channels * 64)."""
+        each: Tensor = self.single.body(x.flatten(0, 1)[:, None])
+        return each.reshape(len(x), -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = torch.log_softmax(self.single(x.flatten(0, 1)[:, None]), dim=1)
+        joint, *others = each.reshape(len(x), self.channels, -1).unbind(1)
+        for one in others:
+            joint = (joint[:, :, None] + one[:, None]).flatten(1)
+        return joint
+
+    def learn(self, x: Tensor, labels: Tensor, seed: int) -> None:
+        """``train_classifier`` on single channels, as many examples as suit the number of images."""
+        apart = self.labels.separated(labels, self.channels).flatten()
+        examples = examples_for(len(x))
+        train_classifier(self.single, x.flatten(0, 1)[:, None], apart, seed, examples=examples)
+        self.eval()
 
 
 def examples_for(count: int) -> int:

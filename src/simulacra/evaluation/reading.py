@@ -25,7 +25,8 @@ class Reading:
     ``how``: one sentence. ``floor``: the same measure between real data and other real data, at
     the same counts; ``control``: the same measure for what needs no model at all. 'nearer' is better
     where the best value is the floor itself. ``features``: the kind of the net that saw the data, and
-    the start of its weights' SHA-256; empty where none did.
+    the start of its weights' SHA-256; empty where none did. ``each``: the values of the training seeds
+    that this one is the mean of.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Reading:
     floor: float | None = None
     control: float | None = None
     features: str = ""
+    each: tuple[float, ...] = ()
 
     def text(self) -> str:
         """The whole reading on one line."""
@@ -72,8 +74,9 @@ class Reading:
         values["kind"] = None if self.kind is None else self.kind.value
         for name in NUMBERS:
             number = values[name]
-            if number is not None and not math.isfinite(number):
-                values[name] = str(number)
+            if number is not None:
+                values[name] = _plain(number)
+        values["each"] = [_plain(number) for number in self.each]
         return values
 
     @classmethod
@@ -87,15 +90,39 @@ class Reading:
         for name in NUMBERS:
             if values.get(name) is not None:
                 values[name] = float(values[name])
+        values["each"] = tuple(float(one) for one in values.get("each", ()))
         if values.get("kind") is not None:
             values["kind"] = Kind(values["kind"])
         return cls(**values)
 
 
+def _plain(number: float) -> float | str:
+    return number if math.isfinite(number) else str(number)
+
+
+def possible(unit: str) -> tuple[float, float]:
+    """The values that a reading in this unit may have."""
+    if unit in ("share", "accuracy", "area under ROC", "average precision"):
+        return 0.0, 1.0
+    if unit.startswith("of ") and unit[3:].replace(",", "").isdecimal():
+        return 0.0, float(unit[3:].replace(",", ""))
+    known = (
+        "s",
+        "s/sample",
+        "MiB",
+        "numbers",
+        "neighbourhoods",
+        "classes",
+        "squared error a datum",
+    )
+    return (0.0 if unit in known else -math.inf), math.inf
+
+
 def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
     """Readings of the same model trained with several seeds, as means with Student's 95 % interval.
 
-    A reading that one run lacks is left out: a mean over fewer runs would not compare.
+    A reading that one run lacks is left out: a mean over fewer runs would not compare. Intervals of two
+    or three values are wide, and end where values do.
     """
     by_name = [{one.name: one for one in readings} for readings in runs]
     means = []
@@ -105,6 +132,7 @@ def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
         same = [one[first.name] for one in by_name]
         values = [one.value for one in same]
         low, high = student_interval(values)
+        least, most = possible(first.unit)
         floors = [one.floor for one in same if one.floor is not None]
         controls = [one.control for one in same if one.control is not None]
         spread = f"{min(values):.4g} to {max(values):.4g}"
@@ -112,8 +140,9 @@ def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
             replace(
                 first,
                 value=fmean(values),
-                low=low,
-                high=high,
+                low=max(low, least),
+                high=min(high, most),
+                each=tuple(values),
                 floor=fmean(floors) if floors else None,
                 control=fmean(controls) if controls else None,
                 how=f"{first.how}; mean of {len(values)} training seeds, which lie from {spread}",

@@ -94,12 +94,16 @@ class Representation(Measure):
     """How much of the labels codes hold: probes, clusters, beside the raw data and a random network.
 
     Roles: ``train`` and ``test`` are codes (n, d); ``raw_train`` and ``raw_test``, ``random_train`` and
-    ``random_test`` the controls'; ``train_labels`` and ``test_labels`` (n,).
+    ``random_test`` the controls'; ``train_labels`` and ``test_labels`` (n,), ``told`` says what they are.
     """
 
     NEEDS = (Encoder,)
     REQUIRED = ("train", "test", "train_labels", "test_labels")
     ROLES = (*REQUIRED, "raw_train", "raw_test", "random_train", "random_test")
+
+    def __init__(self, provenance: Provenance | None = None, *, told: str = "labels") -> None:
+        super().__init__(provenance)
+        self.told = told
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
@@ -110,13 +114,19 @@ class Representation(Measure):
         if train.condition is None or test.condition is None:
             return []
         seen, asked = train.x[:MOST_TRAIN], test.x[:MOST_TEST]
-        measure = cls(Provenance(seed=case.seed)).update(
+        taught, wanted = (y.cpu().long() for y in (train.condition, test.condition))
+        told = "labels"
+        if case.labels.channel_classes:
+            # A thousand combinations have a few data each; a channel's classes have enough.
+            channels, told = case.space.shape[0], "classes of the first channel"
+            taught, wanted = (case.labels.separated(y, channels)[:, 0] for y in (taught, wanted))
+        measure = cls(Provenance(seed=case.seed), told=told).update(
             train=codes_of(model, seen),
             test=codes_of(model, asked),
             raw_train=flat(seen, case.space),
             raw_test=flat(asked, case.space),
-            train_labels=train.condition[:MOST_TRAIN].cpu().long(),
-            test_labels=test.condition[:MOST_TEST].cpu().long(),
+            train_labels=taught[:MOST_TRAIN],
+            test_labels=wanted[:MOST_TEST],
         )
         untrained = case.untrained
         if untrained is not None:
@@ -151,8 +161,9 @@ class Representation(Measure):
                     count=count,
                     interval=wilson(hits[""], count),
                     how=(
-                        f"labels read from standardised codes of {size} numbers by a {name} taught on "
-                        f"{len(labels):,} training data; without a model is the better of: {others}"
+                        f"{self.told} read from standardised codes of {size} numbers by a {name} "
+                        f"taught on {len(labels):,} training data; without a model is the better of: "
+                        f"{others}"
                     ),
                     control=control,
                 )
@@ -191,7 +202,7 @@ class Representation(Measure):
                 better="higher",
                 count=len(labels),
                 how=(
-                    f"{words} of labels with {classes} k-means clusters of standardised codes; 0 is "
+                    f"{words} of {self.told} with {classes} k-means clusters of standardised codes; 0 is "
                     "chance; without a model: the raw data"
                 ),
                 control=score(labels.numpy(), found["raw_"].numpy()) if "raw_" in found else None,

@@ -34,6 +34,7 @@ from simulacra.evaluation.synthetic_training import SyntheticTraining
 from simulacra.evaluation.tables import Columns
 from simulacra.evaluation.two_sample import TwoSample
 from simulacra.games import Batch
+from simulacra.probability.mixtures import RoundMixture
 from simulacra.refusals import Refusal
 from simulacra.spaces import Labels, Space
 
@@ -83,6 +84,7 @@ def measure(
     samples: Samples | None = None,
     untrained: Any = None,
     noise_floor: float | None = None,
+    truth: RoundMixture | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Reading]:
     """All readings of ``model``.
@@ -93,7 +95,8 @@ def measure(
     on fewer data, and its readings say on how many. ``training_cost``: 'training_seconds' and
     'peak_memory_mib'. ``samples``: drawn before; else drawn here. ``untrained``: the same
     network with its first weights, the control of codes. ``noise_floor``: nats a datum that no model
-    can get below. ``say`` hears, in a line each, which measures had to refuse, and why.
+    can get below. ``truth``: what the data are drawn from, where it is known. ``say`` hears, in a line
+    each, which measures had to refuse, and why.
     """
     with evaluating(model):
         if samples is None and isinstance(model, Sampler):
@@ -113,6 +116,7 @@ def measure(
             drawing=samples,
             untrained=untrained,
             noise_floor=noise_floor,
+            truth=truth,
             cost=training_cost or {},
         )
         readings: list[Reading] = []

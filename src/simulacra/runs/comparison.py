@@ -30,13 +30,13 @@ from simulacra.runs.budget import Budget
 from simulacra.runs.exhibits import exhibits
 from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_features
 from simulacra.runs.machine import choose_device, describe_machine
-from simulacra.runs.pictures import grid, png
+from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe
 from simulacra.runs.report import write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
 from simulacra.runs.using import sample_in_chunks
-from simulacra.spaces import Images
+from simulacra.spaces import Space
 
 PLAN = "comparison.json"
 PICTURE = "samples.png"
@@ -252,17 +252,27 @@ def show_run(folder: Path, judgement: Judgement, *, seed: int = 0) -> Path:
     """Write the page of one judged run, with pictures of its samples, its data and its codes."""
     data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
     _picture(folder, data)
-    if isinstance(data.space, Images):
-        write_bytes(folder / REAL, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
+    _picture_real(folder, data)
     shows = exhibits(shelf.from_pretrained(folder), data, seed)
     return write_run_report(folder, judgement, folder, shows)
 
 
 def _picture(folder: Path, data: Dataset) -> None:
     model = shelf.from_pretrained(folder)
-    if isinstance(model, Sampler) and isinstance(data.space, Images):
-        x = sample_in_chunks(model, PICTURED, torch.Generator().manual_seed(0))
-        write_bytes(folder / PICTURE, png(grid(x, data.space, pixels=360)))
+    if isinstance(model, Sampler) and has_picture(data.space):
+        x = sample_in_chunks(model, _pictured(data.space), torch.Generator().manual_seed(0))
+        real = data.test.first(POINTS).x
+        write_bytes(folder / PICTURE, png(picture(x, data.space, real, pixels=360)))
+
+
+def _picture_real(folder: Path, data: Dataset) -> None:
+    if has_picture(data.space):
+        x = data.test.first(_pictured(data.space)).x
+        write_bytes(folder / REAL, png(picture(x, data.space, x, pixels=360)))
+
+
+def _pictured(space: Space) -> int:
+    return POINTS if on_plane(space) else PICTURED
 
 
 def finish(
@@ -280,8 +290,7 @@ def finish(
 
     ``home`` holds the models' folders, else ``out``; ``judgements`` stand in for their own.
     """
-    if isinstance(data.space, Images):
-        write_bytes(out / REAL, png(grid(data.test.first(PICTURED).x, data.space, pixels=360)))
+    _picture_real(out, data)
     facts = {
         "plan": asdict(plan) | ({"seed": seeds} if seeds else {}),
         "data": data.describe(),

@@ -38,20 +38,19 @@ from simulacra.runs.machine import (
     peak_memory_mib,
     processes,
 )
-from simulacra.runs.pictures import grid, png
+from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.spaces import Images
 
 LEDGER_LINES = 200
 MEASURES = 20
 PICTURES = 4
 MEASURED = 512
+"""Held-out examples that a measure during training looks at."""
 PICTURED, DIAGNOSED = 36, 64
 WATCHED = 2000
 """Training data among which copies are looked for while a run goes on."""
-"""Held-out examples that a measure during training looks at."""
 
 
 @dataclass
@@ -267,17 +266,19 @@ class Run:
         self._add_line({"held-out bits/dim": bits})
 
     def _picture(self) -> None:
-        """Samples from fixed seeds: a picture where they are images, and a look at each of them."""
+        """Samples from fixed seeds: a picture where they have one, and a look at each of them."""
         if not isinstance(self.model, Sampler) or self.rank != 0:
             return
+        space = self.data.space
+        shown = POINTS if on_plane(space) and self.folder is not None else PICTURED
         with self.play.averaged(), torch.no_grad():
-            x = self.model.sample(PICTURED, generator=torch.Generator().manual_seed(0)).cpu()
-        real = self.data.valid.first(PICTURED).x
-        self._heard(self.flight.samples(x, real, self.play.clock.rounds, self._share()))
-        if self.folder is not None and isinstance(self.data.space, Images):
+            x = self.model.sample(shown, generator=torch.Generator().manual_seed(0)).cpu()
+        real = self.data.valid.first(shown).x
+        some = slice(PICTURED)
+        self._heard(self.flight.samples(x[some], real[some], self.play.clock.rounds, self._share()))
+        if self.folder is not None and has_picture(space):
             name = f"round-{self.play.clock.rounds:09d}.png"
-            picture = png(grid(x, self.data.space, columns=6))
-            write_bytes(self.folder / "pictures" / name, picture)
+            write_bytes(self.folder / "pictures" / name, png(picture(x, space, real, columns=6)))
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, plain = self.play.state()

@@ -8,7 +8,7 @@ comparison's models are seen with the same ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,7 @@ def judge(
         training_cost=card.get("numbers", {}),
         untrained=_untrained(model, card, data, seed),
         noise_floor=_noise_floor(data),
+        truth=data.truth,
         say=show.line,
     )
     judgement = Judgement(tuple(readings), _diagnosed(model, splits.test))
@@ -201,10 +202,12 @@ def _untrained(model: Any, card: Mapping[str, Any], data: Dataset, seed: int) ->
 
 def _noise_floor(data: Dataset) -> float | None:
     """The nats a datum that pixels' own coin flips cost, where images are binarised at random."""
-    levels, rows = data.source.get("grey_levels"), data.train.rows
-    if levels is None or not isinstance(rows, torch.Tensor):
+    levels = data.source.get("grey_levels")
+    if levels is None:
         return None
-    chance = rows[data.test.index[:MOST_HELD_OUT].to(rows.device)].double() / (levels - 1)
+    # The test part's own rows are drawn already; those of training are the grey ones of all data.
+    grey = _some(replace(data.train, index=data.test.index, view=None), MOST_HELD_OUT).x
+    chance = grey.double() / (levels - 1)
     flips = -torch.xlogy(chance, chance) - torch.xlogy(1 - chance, 1 - chance)
     return float(flips.flatten(1).sum(1).mean())
 

@@ -1,4 +1,4 @@
-"""Pictures of elements: grids as PNG, whatever their channels and levels."""
+"""Pictures as PNG: grids of images, whatever their channels and levels, and points of the plane."""
 
 from __future__ import annotations
 
@@ -9,10 +9,53 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Measure, Space
+
+POINTS = 2000
+"""So many points of the plane are drawn at most, of samples and of real data."""
+SOFT, PLAIN, RADIUS, SHARPER, MARGIN = (176, 184, 194), (11, 110, 79), 1.6, 3, 0.12
+
+
+def on_plane(space: Space) -> bool:
+    """Whether elements are points of the plane."""
+    return space.measure is Measure.LEBESGUE and space.shape == (2,)
+
+
+def has_picture(space: Space) -> bool:
+    """Whether elements can be looked at."""
+    return isinstance(space, Images) or on_plane(space)
+
+
+def picture(
+    x: Tensor, space: Space, real: Tensor | None, *, columns: int = 8, pixels: int = 480
+) -> Image.Image:
+    """Elements (count, *shape) of a space that has pictures; points are drawn over ``real`` ones."""
+    if isinstance(space, Images):
+        return grid(x, space, columns=columns, pixels=pixels)
+    return scatter(x, x if real is None else real)
+
+
+def scatter(x: Tensor, real: Tensor, *, pixels: int = 720) -> Image.Image:
+    """Points (count, 2) in green over real ones in gray.
+
+    The frame holds the real points, so that pictures of one set compare; others lie on its edge.
+    """
+    low, high = real.min(0).values, real.max(0).values
+    reach = max(float((high - low).max()), 1e-12) * (0.5 + MARGIN)
+    middle = (low + high) / 2
+    side, radius = pixels * SHARPER, RADIUS * SHARPER
+    sheet = Image.new("RGB", (side, side), "white")
+    pen = ImageDraw.Draw(sheet)
+    for points, colour in ((real[:POINTS], SOFT), (x[:POINTS], PLAIN)):
+        places = ((points.cpu() - middle) / reach).clamp(-1, 1)
+        for right, up in ((places + 1) / 2 * (side - 1)).tolist():
+            down = side - 1 - up
+            box = (right - radius, down - radius, right + radius, down + radius)
+            pen.ellipse(box, fill=colour)
+    return sheet.resize((pixels, pixels), Image.Resampling.BOX)
 
 
 def grid(x: Tensor, space: Images, *, columns: int = 8, pixels: int = 480) -> Image.Image:

@@ -33,7 +33,7 @@ font:16px/1.5 system-ui,sans-serif}main{max-width:1240px;margin:0 auto;padding:2
 h1{font-size:1.7rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .75rem}
 p{margin:.4rem 0}.soft{color:var(--soft)}.cards{display:grid;gap:1rem;
 grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}figure{margin:0}
-figure img{width:100%;image-rendering:pixelated;border:1px solid var(--line);border-radius:6px;
+figure img{width:100%;border:1px solid var(--line);border-radius:6px;
 background:#fff;cursor:zoom-in}figcaption{font-size:.9rem;margin-top:.3rem}
 figcaption b{font-size:1rem}.verdict{border-left:3px solid var(--mark);background:var(--wash);
 padding:.7rem .9rem;border-radius:0 6px 6px 0}.verdict b{display:block}
@@ -210,9 +210,21 @@ def _head(facts: Mapping[str, Any]) -> str:
     counts = f"{data['train']:,} train, {data['valid']:,} validation, {data['test']:,} test"
     return (
         f"<h1>{len(plan['models'])} generative models on {_text(Path(plan['data']).name)}</h1>"
-        f"<p class=soft>{_text(plan['budget'])} of training each, seed {plan['seed']}, on the same "
-        f"split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
+        f"<p class=soft>{_text(plan['budget'])} of training each, {_seeds(str(plan['seed']))}, on the "
+        f"same split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
         "hovered; columns sort when clicked.</p>"
+    )
+
+
+def _seeds(told: str) -> str:
+    """Which seeds, and of several, what is shown of each."""
+    first, *others = told.split(",")
+    if not others:
+        return f"seed {_text(told)}"
+    listed = ", ".join(map(_text, (first, *others)))
+    return (
+        f"seeds {listed} (numbers are means over them, with the range and Student's 95 % interval; "
+        f"pictures, curves and rounds are of seed {_text(first)})"
     )
 
 
@@ -225,7 +237,7 @@ def _verdicts(readings: Mapping[str, list[Reading]], *, trusted: bool) -> str:
 
 
 def _pictures(out: Path, folders: Mapping[str, Path], cards: Mapping[str, Any]) -> str:
-    figures = [_figure(out / "real.png", "real data", "held-out test images")]
+    figures = [_figure(out / "real.png", "real data", "held-out test data")]
     for name, folder in folders.items():
         family = shelf.find(name).family
         picture = folder / "samples.png"
@@ -278,6 +290,10 @@ def _cell(one: Reading | None) -> str:
     interval = ""
     if one.low is not None and one.high is not None:
         interval = f"{one.low:.4g} to {one.high:.4g}, "
+    if one.each and min(one.each) == max(one.each):
+        interval = "the same for all seeds, "
+    elif one.each:
+        interval = f"seeds {min(one.each):.4g} to {max(one.each):.4g}; {interval}"
     return (
         f'<td data-v="{one.value:.8g}" title="{_text(_told(one))}">'
         f"{sign}{one.value:.4g}<small>{interval}n={count}</small></td>"
