@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from simulacra.contract import Density, Kind
+from simulacra.contract import Annealed, Density, Kind
 from simulacra.evaluation.case import Case, scored
-from simulacra.evaluation.intervals import mean_interval
+from simulacra.evaluation.intervals import around
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
+from simulacra.probability.annealing import Partition
 from simulacra.spaces import Measure as Against
 from simulacra.spaces import Space, Tokens
 
@@ -42,7 +43,8 @@ class Likelihood(Measure):
     """Nats and bits of ``log_prob`` (n,), in nats; the interval is the normal one over the data.
 
     ``given``: whether it is log p(x | label), which is read under names of its own. ``out_of``: how
-    many data there were to score.
+    many data there were to score. ``partition``: what ``log_prob`` takes log Z from, where that is an
+    estimate; its variance joins that of the data.
     """
 
     NEEDS = (Density,)
@@ -57,10 +59,11 @@ class Likelihood(Measure):
         given: bool = False,
         out_of: int | None = None,
         noise_floor: float | None = None,
+        partition: Partition | None = None,
     ) -> None:
         super().__init__(provenance)
         self.space, self.kind, self.given, self.out_of = space, kind, given, out_of
-        self.noise_floor = noise_floor
+        self.noise_floor, self.partition = noise_floor, partition
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
@@ -71,6 +74,7 @@ class Likelihood(Measure):
             given=case.conditional,
             out_of=len(case.test),
             noise_floor=case.noise_floor,
+            partition=case.model.partition if isinstance(case.model, Annealed) else None,
         )
         return measure.update(log_prob=log_probs(case, SHARE * case.seconds)).compute()
 
@@ -102,8 +106,8 @@ class Likelihood(Measure):
                     kind=self.kind,
                     better="lower",
                     count=len(values),
-                    interval=mean_interval(values) if len(values) > 1 else None,
-                    how=f"{how}{against}; {MEANING[self.kind]}",
+                    interval=self._interval(values, scale),
+                    how=f"{how}{against}; {self._meaning}",
                     floor=None if self.noise_floor is None else self.noise_floor * scale,
                 )
             )
@@ -111,10 +115,29 @@ class Likelihood(Measure):
             readings.append(self._perplexity(log_prob, part))
         return readings
 
+    @property
+    def _meaning(self) -> str:
+        found = self.partition
+        if found is None:
+            return MEANING[self.kind]
+        return (
+            f"{MEANING[self.kind]}: {found.text()}; too low on average, and by the reverse chains at "
+            f"most {found.gap:.2f} nats too low"
+        )
+
+    def _interval(self, values: Tensor, scale: float) -> tuple[float, float] | None:
+        """Of the mean of ``values``, which are nats times ``scale``."""
+        if len(values) < 2:
+            return None
+        variance = float(values.var()) / len(values)
+        if self.partition is not None:
+            variance += (scale * self.partition.standard_error) ** 2
+        return around(float(values.mean()), variance)
+
     def _perplexity(self, log_prob: Tensor, part: str) -> Reading:
         """exp of the nats a token (Jelinek et al. 1977)."""
         values = -log_prob / self.space.dimensions
-        low, high = mean_interval(values) if len(values) > 1 else (None, None)
+        low, high = self._interval(values, 1 / self.space.dimensions) or (None, None)
         return self.reading(
             PERPLEXITY + (GIVEN if self.given else ""),
             float(values.mean().exp()),
@@ -125,7 +148,7 @@ class Likelihood(Measure):
             interval=None if low is None or high is None else (math.exp(low), math.exp(high)),
             how=(
                 f"exp of the mean nats a token over {part} of the {self.provenance.split} split; "
-                f"a uniform guess has {self.space.vocabulary}; {MEANING[self.kind]}"
+                f"a uniform guess has {self.space.vocabulary}; {self._meaning}"
                 if isinstance(self.space, Tokens)
                 else ""
             ),
