@@ -13,7 +13,7 @@ MEAN, PRECISION, LOG_HEIGHT = 2.0, 1.5, 1.5
 
 
 class Hill(Annealed):
-    """From N(0, 1) to e^1.5 exp(-3/4 (x - 2)^2), along the geometric path, by moves that forget a part."""
+    """From N(0, 1) to e^1.5 exp(-3/4 (x - 2)^2), geometrically, by moves that forget a part."""
 
     partition = None
     start_log_partition = torch.tensor(0.5 * math.log(2 * math.pi), dtype=torch.float64)

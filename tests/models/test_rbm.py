@@ -13,7 +13,6 @@ from sklearn.neural_network import BernoulliRBM
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
-from simulacra.models.energy import rbm
 from simulacra.models.energy.rbm import RBM, Config
 from simulacra.probability.annealing import Partition, anneal_down, anneal_up, sigmoid_betas
 from simulacra.probability.noise import BatchNoise
@@ -87,7 +86,7 @@ def test_a_peer_has_the_same_codes_and_free_energies():
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_the_gradient_is_the_papers(centred):
-    """Hinton 2002, eq. 6; centred: Melchior et al. 2016, eq. 7 to 9."""
+    """Hinton 2002; centred: Melchior et al. 2016."""
     model = rough(Tokens(6, 2), hidden=4, centred=centred, chains=9)
     model.fantasies.copy_(model.space.random(9, seeded(1)))
     x = model.space.random(7, seeded())
@@ -198,7 +197,7 @@ def exact_draws(model, count):
 
 @torch.no_grad()
 def test_annealing_meets_the_exact_constant_from_both_sides(learned):
-    model, x = learned
+    model, _ = learned
     exact = float(model._energy(torch.float64).log_partition())
     assert float(model.log_partition) == pytest.approx(exact, abs=1e-9)
     independent = float(torch.nn.functional.softplus(model._energy().base).sum())
@@ -210,12 +209,11 @@ def test_annealing_meets_the_exact_constant_from_both_sides(learned):
     assert found.from_above == pytest.approx(exact, abs=0.1)
     assert found.log_partition <= exact + 3 * found.standard_error
     assert found.from_above >= exact - 3 * found.gap_error
-    # Few temperatures are wrong by nats, each side in its own direction.
+    # Single chains of few temperatures are wrong, each side in its own direction.
     upward = anneal_up(model, rows, sigmoid_betas(8))[0]
     downward = anneal_down(model, exact_draws(model, 100), rows, sigmoid_betas(8))
-    coarse = Partition(upward, downward, 8)
-    assert coarse.log_partition < exact - 0.1
-    assert coarse.from_above > exact + 0.1
+    assert float(upward.mean()) < exact - 0.5
+    assert float(downward.mean()) > exact + 0.5
 
 
 @torch.no_grad()
@@ -255,12 +253,13 @@ def test_many_units_are_an_estimate_once_measured_and_no_longer_when_moved():
     x[:, :, 1] = x[:, :, 0]
     stream = Stream(Part(x, torch.arange(500), space, None), 50, seed=0)
     play = Play(model, model.game())
-    kinds = []
+    kinds, reports = [], []
     for report in play.rounds(stream, lambda clock: clock.rounds / 150):
         kinds.append(model.kind)
+        reports.append(report)
     assert set(kinds[:-1]) == {Kind.UNNORMALISED}
     assert kinds[-1] is Kind.ESTIMATE
-    assert report.numbers["log Z (nats)"] == float(model.log_partition)
+    assert reports[-1].numbers["log Z (nats)"] == float(model.log_partition)
     exact = float(model._energy(torch.float64).log_partition().detach())
     found = model.partition
     assert found.log_partition == pytest.approx(exact, abs=0.1)
@@ -279,4 +278,10 @@ def test_data_that_are_not_binary_are_refused(space):
     with pytest.raises(Refusal, match="binary") as refusal:
         RBM(space)
     assert refusal.value.code == "CFG-055"
-    assert rbm.MOST_ENUMERATED == 20
+
+
+def test_enumeration_has_an_end():
+    assert RBM(Images(1, 28, 28, 2), Config(hidden=16)).enumerable
+    assert RBM(Tokens(20, 2), Config(hidden=100)).enumerable
+    assert not RBM(Images(1, 28, 28, 2), Config(hidden=20)).enumerable
+    assert not RBM(Tokens(30, 2), Config(hidden=21)).enumerable

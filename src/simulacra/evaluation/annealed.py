@@ -1,8 +1,8 @@
 """Annealed importance sampling: how sure log Z is, of densities known up to that constant.
 
-A likelihood made with log Z from chains that go up is too good on average, and nothing in it shows by how
-much. Chains that go down from the model's own draws are wrong the other way (Grosse et al. 2015), so the gap
-between both bounds the error of each, as far as those draws are the model's.
+A likelihood made with log Z from chains that go up is too good on average, and nothing in it shows by
+how much. Chains that go down from the model's own draws are wrong the other way (Grosse et al. 2015), so
+the gap between both bounds the error of each, as far as those draws are the model's.
 """
 
 from __future__ import annotations

@@ -121,8 +121,8 @@ class Likelihood(Measure):
         if found is None:
             return MEANING[self.kind]
         return (
-            f"{MEANING[self.kind]}: {found.text()}; too low on average, and by the reverse chains at "
-            f"most {found.gap:.2f} nats too low"
+            f"{MEANING[self.kind]}: {found.text()}, which makes it too low on average, by at most "
+            f"{max(found.gap, 0.0):.2f} nats a datum if the reverse chains are right"
         )
 
     def _interval(self, values: Tensor, scale: float) -> tuple[float, float] | None:

@@ -1,18 +1,19 @@
 """Annealed importance sampling: log Z from both sides, for densities known up to that constant.
 
-Between a start p_0 that can be drawn from, whose Z_0 is known, and the p_1 = p*_1 / Z_1 that is asked for
-lie p*_beta, 0 = beta_0 < … < beta_K = 1. A chain goes up, x_0 ~ p_0, x_k ~ T_beta_k(. | x_{k-1}), and
+Between a start p_0 that can be drawn from, whose Z_0 is known, and the p_1 = p*_1 / Z_1 in question lie
+p*_beta, 0 = beta_0 < … < beta_K = 1. A chain goes up, x_0 ~ p_0, x_k ~ T_beta_k(. | x_{k-1}), and
 
-    w = prod_k p*_beta_k(x_{k-1}) / p*_beta_{k-1}(x_{k-1}),    E w = Z_1 / Z_0     (Neal 2001, eq. 4 and 9),
+    w = prod_k p*_beta_k(x_{k-1}) / p*_beta_{k-1}(x_{k-1}),    E w = Z_1 / Z_0          (Neal 2001),
 
 so log(Z_0 mean w) lies below log Z_1 on average (Jensen), and a likelihood made with it flatters. From an
 exact draw of p_1 the same chain goes down, and E 1/w = Z_0 / Z_1 bounds log Z_1 from above (bidirectional
-Monte Carlo: Grosse, Ghahramani & Adams 2015). Where both agree, both are right; where draws of p_1 are only
-a chain's, the upper side is as good as that chain.
+Monte Carlo: Grosse, Ghahramani & Adams 2015). Where both agree, both are right; where draws of p_1 are
+only a chain's, the upper side is as good as that chain.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,7 +40,7 @@ class Path(Protocol):
 
 
 def sigmoid_betas(steps: int) -> Tensor:
-    """beta_0 = 0 to beta_K = 1, K = ``steps``, closest at the ends (Grosse et al. 2015, sec. 6)."""
+    """beta_0 = 0 to beta_K = 1, K = ``steps``, closest at the ends (Grosse et al. 2015)."""
     rise = torch.sigmoid(SHARPNESS * torch.linspace(-1, 1, steps + 1, dtype=torch.float64))
     betas: Tensor = (rise - rise[0]) / (rise[-1] - rise[0])
     return betas
@@ -50,7 +51,7 @@ def anneal_up(path: Path, noise: Noise, betas: Tensor) -> tuple[Tensor, Tensor]:
     """log Z_0 + log w of a chain for each row of ``noise``, shape (rows,), float64, and where it ends."""
     x = path.start(noise)
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for before, after in zip(betas[:-1], betas[1:], strict=True):
+    for before, after in itertools.pairwise(betas):
         log_weights += _rise(path, x, before, after)
         x = path.step(x, after, noise)
     return path.start_log_partition.double() + log_weights, x
@@ -60,7 +61,7 @@ def anneal_up(path: Path, noise: Noise, betas: Tensor) -> tuple[Tensor, Tensor]:
 def anneal_down(path: Path, x: Tensor, noise: Noise, betas: Tensor) -> Tensor:
     """log Z_0 + log w of the chains that go down from draws ``x`` of p_1, shape (rows,), float64."""
     log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for before, after in zip(betas[:-1].flip(0), betas[1:].flip(0), strict=True):
+    for after, before in itertools.pairwise(betas.flip(0)):
         x = path.step(x, after, noise)
         log_weights += _rise(path, x, before, after)
     return path.start_log_partition.double() + log_weights
@@ -68,7 +69,9 @@ def anneal_down(path: Path, x: Tensor, noise: Noise, betas: Tensor) -> Tensor:
 
 def _rise(path: Path, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """log p*_after(x) - log p*_before(x), shape (n,), float64."""
-    lower, upper = path.log_annealed(x, torch.stack([before, after]).to(x.device)).double().unbind(1)
+    lower, upper = (
+        path.log_annealed(x, torch.stack([before, after]).to(x.device)).double().unbind(1)
+    )
     return upper - lower
 
 
@@ -132,7 +135,7 @@ def _effective(log_weights: Tensor) -> float:
 
 
 def _standard_error(log_weights: Tensor) -> float:
-    """sqrt(var(w) / n) / mean(w), which the effective sample size tells: n / ESS = 1 + var(w) / mean(w)^2."""
+    """sqrt(var(w) / n) / mean(w), from n / ESS = 1 + var(w) / mean(w)^2."""
     count = len(log_weights)
     if count < 2:
         return math.inf

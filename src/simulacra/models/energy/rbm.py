@@ -3,20 +3,22 @@
     E(v, h) = -b'v - c'h - v'Wh,    p(v, h) = exp(-E) / Z             (Smolensky 1986; Hinton 2002)
 
 Within a layer all units are independent given the other layer, h_j ~ sigmoid(c_j + v'W_j) and
-v_i ~ sigmoid(b_i + W_i h), and the hidden layer sums out: log p*(v) = b'v + sum_j softplus(c_j + v'W_j).
-The gradient of log p is that of log p*(data) - log p*(v~) for v~ ~ p. Persistent chains stand for v~, moved
-by k Gibbs steps a round (Tieleman 2008), or k steps from the data themselves (CD-k: Hinton 2002).
+v_i ~ sigmoid(b_i + W_i h), and the hidden one sums out: log p*(v) = b'v + sum_j softplus(c_j + v'W_j).
+The gradient of log p is that of log p*(data) - log p*(v~) for v~ ~ p. Persistent chains stand for v~,
+moved by k Gibbs steps a round (Tieleman 2008), or k steps from the data themselves (CD-k: Hinton 2002).
 
-Weights are centred, E = -(v - mu)'b - (h - lambda)'c - (v - mu)'W(h - lambda), the same family with a better
-conditioned gradient (Melchior, Fischer & Wiskott 2016): mu is the data's mean, lambda follows the hidden one.
+Weights are centred, E = -(v - mu)'b - (h - lambda)'c - (v - mu)'W(h - lambda), the same family with a
+better conditioned gradient (Melchior, Fischer & Wiskott 2016): mu is the data's mean, lambda follows
+the hidden one.
 
-Z is exact, by enumeration, while the smaller layer has at most 20 units. Otherwise a last turn estimates it
-by annealed importance sampling from a base of independent pixels (Salakhutdinov & Murray 2008, sec. 4.1.3),
+Z is exact, a sum over the smaller layer's states, while that layer has at most 20 units (fewer beside a
+large one). Otherwise a last turn estimates it by annealed importance sampling from a base of independent
+pixels with logits b_A (Salakhutdinov & Murray 2008),
 
     log p*_beta(v) = (1 - beta) b_A'v + beta b'v + sum_j softplus(beta (c_j + v'W_j)),
 
-from above (chains down from the training data after a long run at beta = 1) as well as from below. Until
-then, and whenever weights have moved since, ``log_prob`` has no constant and ``kind`` says so.
+from below, and from above by chains down from the training data after a long run at beta = 1. Until
+then, and whenever weights have moved since, ``log_prob`` lacks its constant, and ``kind`` says so.
 
 Samples are those of a chain, annealed from the base and then run at beta = 1: they converge to p with
 ``sampling_steps``, and are not exact draws.
@@ -24,6 +26,7 @@ Samples are those of a chain, annealed from the base and then run at beta = 1: t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -50,8 +53,8 @@ from simulacra.probability.noise import BatchNoise, Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Tokens, Vectors
 
-MOST_ENUMERATED = 20
-"""Up to so many units of the smaller layer, log Z is a sum over all their states."""
+MOST_ENUMERATED, MOST_NUMBERS = 20, 2**27
+"""Up to so many units of the smaller layer, and numbers in all, log Z is a sum over their states."""
 
 STATES_AT_ONCE, NUMBERS_AT_ONCE = 2**12, 2**12
 PSEUDO_ROWS = 32
@@ -62,7 +65,7 @@ EVERY, FOLLOWING = 10, 0.1
 @dataclass(frozen=True)
 class Config:
     """``steps`` is k. ``chains`` are persistent ones. ``sampling_steps``: of a sample's chain, the first
-    half of them annealed. ``annealing_chains`` and ``annealing_steps``: for log Z, each way."""
+    quarter of them annealed. ``annealing_chains`` and ``annealing_steps``: for log Z, each way."""
 
     hidden: int = 500
     method: Literal["persistent", "contrastive"] = "persistent"
@@ -171,7 +174,8 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
     @property
     def enumerable(self) -> bool:
         """Whether log Z is a sum over few enough states."""
-        return min(self.space.dimensions, self.config.hidden) <= MOST_ENUMERATED
+        fewer, more = sorted((self.space.dimensions, self.config.hidden))
+        return fewer <= MOST_ENUMERATED and 2**fewer * more <= MOST_NUMBERS
 
     @property
     def kind(self) -> Kind:
@@ -191,7 +195,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
 
     @property
     def start_log_partition(self) -> Tensor:
-        return _softplus(self._energy(torch.float64).base).sum() + self.config.hidden * _LOG_2
+        return _softplus(self._energy(torch.float64).base).sum() + self.config.hidden * math.log(2)
 
     def start(self, noise: Noise) -> Tensor:
         chance = torch.sigmoid(self._energy().base)
@@ -303,7 +307,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         """The chain of ``sampling_steps`` from the base, in float64: rounding that depends on the
         batch would now and then tip a unit over, and the whole chain after it."""
         energy, count = self._energy(torch.float64), self.config.sampling_steps
-        betas = (torch.arange(1, count + 1) / max(count // 2, 1)).clamp(max=1.0)
+        betas = (torch.arange(1, count + 1) / max(count // 4, 1)).clamp(max=1.0)
         v = (noise.uniform(self.space.dimensions) < torch.sigmoid(energy.base)).double()
         # Numbers are drawn for several steps at once, as drawing them row by row takes its time.
         for part in betas.split(max(NUMBERS_AT_ONCE // self._units, 1)):
@@ -320,7 +324,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         field = v @ energy.weight + energy.hidden
         sign = 1 - 2 * v
         total = 0.0
-        for row, own, turned in zip(v, field, sign, strict=True):
+        for own, turned in zip(field, sign, strict=True):
             flipped = _softplus(own + turned.unsqueeze(1) * energy.weight).sum(1)
             rise = turned * energy.visible + flipped - _softplus(own).sum()
             total -= float(_softplus(rise).sum())
@@ -341,7 +345,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
 
     @torch.no_grad()
     def begin(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """mu, and biases and chains of independent pixels (Hinton 2012, sec. 8.1)."""
+        """mu, and biases and chains of independent pixels (Hinton 2012, sec. 8)."""
         total, rows = torch.zeros_like(self.visible_mean, dtype=torch.float64), 0
         for batch in batches:
             total += self._flat(batch.x).double().sum(0)
@@ -404,9 +408,6 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
             Stage([Rewrite("log Z", self.measure)], rounds=1),
         ]
         return Game(stages, batch_size=config.batch_size, keep="last")
-
-
-_LOG_2 = 0.6931471805599453
 
 
 def _binary(space: Space) -> Space:
