@@ -161,7 +161,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         """Fewer hidden units, and weights that decay, for few data."""
         if num_examples < 10_000 or space.dimensions < 200:
             hidden = min(max(2 * space.dimensions, 16), 200)
-            return Config(hidden=hidden, learning_rate=0.02, weight_decay=1e-4)
+            return Config(hidden=hidden, learning_rate=0.2, weight_decay=1e-4)
         return Config()
 
     @classmethod
