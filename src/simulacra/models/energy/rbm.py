@@ -45,7 +45,17 @@ from simulacra.contract import (
     Kind,
     Sampler,
 )
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.games import (
+    Batch,
+    Clock,
+    Descent,
+    Game,
+    Loss,
+    Player,
+    Rewrite,
+    Stage,
+    mean_over_processes,
+)
 from simulacra.layers.front_door import as_device
 from simulacra.optimisation import Optimiser
 from simulacra.probability.annealing import Partition, anneal_down, anneal_up, sigmoid_betas
@@ -263,7 +273,9 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         told = {
             "pseudo-likelihood (nats)": self._pseudo_likelihood(self._flat(x[:PSEUDO_ROWS])),
             "mean activity of hidden units (share)": float(code.mean()),
-            "hidden units that hardly move (share)": float((code.std(0) < 0.01).double().mean()),
+            "hidden units that hardly move (share)": float(
+                (code.std(0, correction=0) < 0.01).double().mean()
+            ),
         }
         if int(self.measured):
             told["log Z (nats)"] = float(self.log_partition)
@@ -331,7 +343,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         return total / max(len(v), 1)
 
     def contrast(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """log p*(v~) - log p*(v), means over chains and data, in nats."""
+        """log p*(v~) - log p*(v), means over chains (each process has its own) and data, in nats."""
         self.measured.zero_()
         v, energy = self._flat(batch.x), self._energy()
         chains = self.fantasies.to(v) if self.config.method == "persistent" else v
@@ -363,6 +375,7 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
     def recentre(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """lambda goes after the hidden mean of the batch; b follows, and p stays as it was."""
         mean = torch.cat([self.encode(batch.x) for batch in batches]).mean(0)
+        mean_over_processes([mean])
         change = FOLLOWING * (mean - self.hidden_mean)
         self.hidden_mean.add_(change)
         self.visible.add_(self.weight @ change)
