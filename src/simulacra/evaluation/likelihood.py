@@ -121,8 +121,8 @@ class Likelihood(Measure):
         if found is None:
             return MEANING[self.kind]
         return (
-            f"{MEANING[self.kind]}: {found.text()}, which makes it too low on average, by at most "
-            f"{max(found.gap, 0.0):.2f} nats a datum if the reverse chains are right"
+            f"{MEANING[self.kind]}: {found.text()}, which makes it too low on average; the reverse "
+            f"chains put log Z {found.gap:.2f} nats (standard error {found.gap_error:.2f}) higher"
         )
 
     def _interval(self, values: Tensor, scale: float) -> tuple[float, float] | None:
