@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from simulacra.probability.annealing import Partition
+from simulacra.probability.noise import Noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Space
 
@@ -81,6 +83,38 @@ class Factorised(ABC):
     ) -> Float[Tensor, "batch *shape"]:
         """log p(x_i | the dimensions before it in the model's order), in nats; the sum over all
         dimensions is ``log_prob``."""
+
+
+class Annealed(ABC):
+    """Knows its density up to a constant, p(x) = p*(x) / Z, and a path of distributions p*_beta that
+    leads to it, at beta = 1, from one that is known in full, at beta = 0: what annealed importance
+    sampling needs (``probability/annealing.py``)."""
+
+    @property
+    @abstractmethod
+    def start_log_partition(self) -> Float[Tensor, ""]:
+        """log Z_0 of the start, in nats, exactly."""
+
+    @abstractmethod
+    def start(self, noise: Noise) -> Shaped[Tensor, "rows *shape"]:
+        """Exact draws of the start, one for each row of ``noise``."""
+
+    @abstractmethod
+    def step(
+        self, x: Shaped[Tensor, "rows *shape"], beta: Float[Tensor, ""], noise: Noise
+    ) -> Shaped[Tensor, "rows *shape"]:
+        """A move of each row that leaves p_beta as it is, and is reversible (detailed balance)."""
+
+    @abstractmethod
+    def log_annealed(
+        self, x: Shaped[Tensor, "batch *shape"], betas: Float[Tensor, " k"]
+    ) -> Float[Tensor, "batch k"]:
+        """log p*_beta(x) in nats for several beta; beta = 1 gives log p*(x)."""
+
+    @property
+    @abstractmethod
+    def partition(self) -> Partition | None:
+        """What annealing told of log Z of the present weights; None before, and where Z is exact."""
 
 
 class Encoder(ABC):
@@ -177,6 +211,7 @@ CAPABILITIES: tuple[type, ...] = (
     Sampler,
     Density,
     Factorised,
+    Annealed,
     Encoder,
     Decoder,
     Translator,

@@ -278,8 +278,8 @@ class Play:
             torch.autograd.backward(loss.value / parts, inputs=moved)
             for name, value in ({"loss": loss.value} | dict(loss.numbers)).items():
                 told[name] = told.get(name, 0) + value.detach().float() / parts
-        _mean_over_processes([p.grad for p in moved if p.grad is not None])
-        _mean_over_processes(list(told.values()))
+        mean_over_processes([p.grad for p in moved if p.grad is not None])
+        mean_over_processes(list(told.values()))
         prefix = "" if len(self.players) == 1 else "+".join(p.name for p in turn.players) + "/"
         numbers |= {prefix + name: float(value) for name, value in told.items()}
 
@@ -387,7 +387,7 @@ def world_and_rank() -> tuple[int, int]:
     return 1, 0
 
 
-def _mean_over_processes(tensors: Sequence[Tensor]) -> None:
+def mean_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one exchange."""
     world, _ = world_and_rank()
     if world == 1 or not tensors:

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from simulacra.contract import Kind
+from simulacra.evaluation.annealed import GAP, Annealing
 from simulacra.evaluation.anomaly import Detection, area_under_curve, average_precision
 from simulacra.evaluation.diversity import Diversity
 from simulacra.evaluation.downstream import Downstream
@@ -22,6 +23,7 @@ from simulacra.evaluation.ngrams import NGrams
 from simulacra.evaluation.prediction import Prediction
 from simulacra.evaluation.ruler import MEASURES
 from simulacra.evaluation.tables import Columns
+from simulacra.probability.annealing import Partition
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Table, Tokens
 
@@ -61,6 +63,10 @@ def cases():
         "likelihood": (
             lambda where: Likelihood(Images(1, 2, 2, 4), Kind.EXACT, where),
             {"log_prob": -x[:, 0].exp()},
+        ),
+        "annealing": (
+            lambda where: Annealing(30, where),
+            {"upward": x[:, 0], "downward": y[:, 1] + 1},
         ),
         "modes": (lambda where: Modes(5, where), {"samples": classes, "real": classes.flip(0)}),
         "detection": (
@@ -216,6 +222,34 @@ def test_modes_are_counted_and_weighed():
     assert found["high-quality samples"].value == pytest.approx(100 / 120)
     expected = 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.25)
     assert found["reverse KL of modes"].value == pytest.approx(expected)
+
+
+def test_an_estimated_constant_widens_the_interval_and_is_told():
+    space, log_prob = Images(1, 2, 2, 2), -rows_of(500, 1, 0)[:, 0].square() - 3
+    partition = Partition(rows_of(40, 1, 1)[:, 0] + 7, rows_of(40, 1, 2)[:, 0] + 8.5, 25)
+    plain = Likelihood(space, Kind.ESTIMATE).update(log_prob=log_prob).compute()
+    unsure = Likelihood(space, Kind.ESTIMATE, partition=partition)
+    for one, other in zip(plain, unsure.update(log_prob=log_prob).compute(), strict=True):
+        scale = one.value / plain[0].value
+        reach, wider = one.high - one.value, other.high - other.value
+        assert other.value == one.value
+        added = 1.96 * scale * partition.standard_error
+        assert wider == pytest.approx(math.hypot(reach, added), rel=1e-3)
+        assert other.text().split(": ")[1].startswith("≈")
+        assert partition.text() in other.how
+        assert "40 chains of 25 temperatures" in other.how
+        assert f"{partition.gap:.2f} nats" in other.how
+
+
+def test_the_gap_covers_what_it_is_made_of():
+    upward, downward = rows_of(60, 1, 1)[:, 0], rows_of(90, 1, 2)[:, 0] + 1
+    (found,) = Annealing(30).update(upward=upward, downward=downward).compute()
+    assert found.name == GAP
+    below, above = upward.exp().mean().log(), -(-downward).exp().mean().log()
+    assert found.value == pytest.approx(float(above - below))
+    assert found.count == {"forward": 60, "reverse": 90}
+    assert "30 temperatures" in found.how
+    assert found.low < found.value < found.high
 
 
 def test_perplexity_of_a_uniform_guess_is_the_vocabulary():

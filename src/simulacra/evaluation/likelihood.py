@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from simulacra.contract import Density, Kind
+from simulacra.contract import Annealed, Density, Kind
 from simulacra.evaluation.case import Case, scored
-from simulacra.evaluation.intervals import mean_interval
+from simulacra.evaluation.intervals import around
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
+from simulacra.probability.annealing import Partition
 from simulacra.spaces import Measure as Against
 from simulacra.spaces import Space, Tokens
 
@@ -53,6 +54,8 @@ class Likelihood(Measure):
 
     ``given``: whether it is log p(x | label), which is read under names of its own. ``out_of``: how
     many data there were to score. ``floor``: nats a datum that no model can get below, and what they are.
+    ``partition``: what ``log_prob`` takes log Z from, where that is an estimate; its variance joins that
+    of the data.
     """
 
     NEEDS = (Density,)
@@ -67,10 +70,11 @@ class Likelihood(Measure):
         given: bool = False,
         out_of: int | None = None,
         floor: tuple[float, str] | None = None,
+        partition: Partition | None = None,
     ) -> None:
         super().__init__(provenance)
         self.space, self.kind, self.given, self.out_of = space, kind, given, out_of
-        self.floor = floor
+        self.floor, self.partition = floor, partition
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
@@ -82,6 +86,7 @@ class Likelihood(Measure):
             given=case.conditional,
             out_of=len(case.test),
             floor=_floor(case, len(log_prob)),
+            partition=case.model.partition if isinstance(case.model, Annealed) else None,
         )
         return measure.update(log_prob=log_prob).compute()
 
@@ -111,8 +116,8 @@ class Likelihood(Measure):
                     kind=self.kind,
                     better="lower",
                     count=len(values),
-                    interval=mean_interval(values) if len(values) > 1 else None,
-                    how=f"{how}{against}; {MEANING[self.kind]}",
+                    interval=self._interval(values, scale),
+                    how=f"{how}{against}; {self._meaning}",
                     floor=None if self.floor is None else self.floor[0] * scale,
                 )
             )
@@ -120,10 +125,29 @@ class Likelihood(Measure):
             readings.append(self._perplexity(log_prob, part))
         return readings
 
+    @property
+    def _meaning(self) -> str:
+        found = self.partition
+        if found is None:
+            return MEANING[self.kind]
+        return (
+            f"{MEANING[self.kind]}: {found.text()}, which makes it too low on average; the reverse "
+            f"chains put log Z {found.gap:.2f} nats (standard error {found.gap_error:.2f}) higher"
+        )
+
+    def _interval(self, values: Tensor, scale: float) -> tuple[float, float] | None:
+        """Of the mean of ``values``, which are nats times ``scale``."""
+        if len(values) < 2:
+            return None
+        variance = float(values.var()) / len(values)
+        if self.partition is not None:
+            variance += (scale * self.partition.standard_error) ** 2
+        return around(float(values.mean()), variance)
+
     def _perplexity(self, log_prob: Tensor, part: str) -> Reading:
         """exp of the nats a token (Jelinek et al. 1977)."""
         values = -log_prob / self.space.dimensions
-        low, high = mean_interval(values) if len(values) > 1 else (None, None)
+        low, high = self._interval(values, 1 / self.space.dimensions) or (None, None)
         return self.reading(
             PERPLEXITY + (GIVEN if self.given else ""),
             float(values.mean().exp()),
@@ -134,7 +158,7 @@ class Likelihood(Measure):
             interval=None if low is None or high is None else (math.exp(low), math.exp(high)),
             how=(
                 f"exp of the mean nats a token over {part} of the {self.provenance.split} split; "
-                f"a uniform guess has {self.space.vocabulary}; {MEANING[self.kind]}"
+                f"a uniform guess has {self.space.vocabulary}; {self._meaning}"
                 if isinstance(self.space, Tokens)
                 else ""
             ),

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from simulacra.contract import Sampler
+from simulacra.evaluation.annealed import Annealing
 from simulacra.evaluation.anomaly import Detection
 from simulacra.evaluation.case import Case, Samples, draw, shuffled
 from simulacra.evaluation.class_accuracy import ClassAccuracy
@@ -44,6 +45,7 @@ SAMPLING_SHARE = 0.5
 
 MEASURES: tuple[type[Measure], ...] = (
     Likelihood,
+    Annealing,
     FrechetDistance,
     KernelDistance,
     SecondOpinion,

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simulacra import shelf
-from simulacra.contract import Density, Diagnosable, Sampler
+from simulacra.contract import Density, Diagnosable, Kind, Sampler
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.data.open import require_enough
 from simulacra.files import write_bytes
@@ -252,7 +252,8 @@ class Run:
         self._heard(self.flight.diagnoses(told, self.play.clock.rounds, self._share()))
 
     def _measure(self) -> None:
-        if not isinstance(self.model, Density):
+        # A likelihood whose constant moves with the weights says nothing of progress.
+        if not isinstance(self.model, Density) or self.model.kind is Kind.UNNORMALISED:
             return
         held_out = self.data.valid.first(MEASURED)
         condition = held_out.condition if self.conditional else None

@@ -1,0 +1,1 @@
+"""Samples by a Markov chain that an energy drives."""
