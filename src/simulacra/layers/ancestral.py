@@ -16,7 +16,6 @@ from torch import Tensor
 
 from simulacra.layers.columns import Columns
 from simulacra.probability.distributions import categorical_draw
-from simulacra.probability.noise import mixed
 
 
 class Walk(Protocol):
@@ -36,11 +35,6 @@ class Walk(Protocol):
     def take(self, rows: Tensor) -> None:
         """Go on with these of the rows, by index; some may come twice."""
         ...
-
-
-def random_order(dimensions: int, *key: int) -> Tensor:
-    """A permutation of 0..dimensions-1 that is a pure function of ``key``, in every release."""
-    return torch.tensor(sorted(range(dimensions), key=lambda i: mixed(*key, i)))
 
 
 def drawn(columns: Columns, walk: Walk, uniform: Tensor) -> Tensor:

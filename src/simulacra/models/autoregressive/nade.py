@@ -33,9 +33,10 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
-from simulacra.layers.ancestral import completed, drawn, random_order
+from simulacra.layers.ancestral import completed, drawn
 from simulacra.layers.columns import Columns
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.orders import orders
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
@@ -95,7 +96,7 @@ class _Chunk:
     def hidden(self, start: Tensor, weights: _Weights) -> Tensor:
         """h of every state, (S, H), from the pre-activation at the chunk's start, (n, H)."""
         read = weights.read[self.place].flatten(0, 1)
-        return torch.addmm(start.index_select(0, self.row), self.seen, read).sigmoid()
+        return torch.addmm(start.index_select(0, self.row), self.seen, read).sigmoid_()
 
     def raw(self, hidden: Tensor, weights: _Weights) -> Tensor:
         """V_i h_i + b_i, shape (n, c, outputs): all states meet all dimensions, and one each is taken."""
@@ -239,10 +240,9 @@ class NADE(nn.Module, Sampler, Density, Factorised, Completer):
             raise Refusal("CFG-090", reason, way_out="set orderless, or leave orders at 1")
         self.columns = Columns(space, config.components, mark=config.orderless)
         dimensions, hidden = self.columns.dimensions, config.hidden
-        orders = [random_order(dimensions, key) for key in range(config.orders)]
-        if config.order == "raster":
-            orders[0] = torch.arange(dimensions)
-        self.register_buffer("orders", torch.stack(orders), persistent=False)
+        self.register_buffer(
+            "orders", orders(dimensions, config.orders, config.order), persistent=False
+        )
         spread = [1 / math.sqrt(width) for width in (dimensions, hidden)]
         read = torch.empty(dimensions, self.columns.inputs, hidden).uniform_(-spread[0], spread[0])
         write = torch.empty(dimensions, self.columns.outputs, hidden)
