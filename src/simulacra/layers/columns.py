@@ -147,7 +147,7 @@ class Gaussians:
         weight, mean, log_scale = self._parts(raw)
         chosen = categorical_draw(weight, uniform[..., 0]).unsqueeze(-1)
         # Uniform numbers are multiples of 2^-24, from 0 on: half a step keeps them off both ends.
-        normal: Tensor = torch.special.ndtri(uniform[..., 1:].double() + 2.0**-25).to(raw.dtype)
+        normal: Tensor = torch.special.ndtri(uniform[..., 1].double() + 2.0**-25).to(raw.dtype)
         scale = log_scale.gather(-1, chosen).exp()
         return mean.gather(-1, chosen).squeeze(-1) + scale.squeeze(-1) * normal
 
@@ -282,7 +282,7 @@ class Columns(nn.Module):
         """Mean and standard deviation of the real columns, from batches of elements."""
         total, square, count = torch.zeros(()), torch.zeros(()), 0
         for x in rows:
-            x = x.double()
+            x = x.flatten(1).double()
             total, square, count = total + x.sum(0), square + x.square().sum(0), count + len(x)
         mean = total / count
         deviation = (square / count - mean.square()).clamp(min=1e-12).sqrt()

@@ -99,15 +99,13 @@ class MaskedMLP(nn.Module):
             h = layer(h, masks[index]) + self._constant(index, extra)
             if index < len(self.hidden):
                 h = self.dropout(functional.relu(h))
-        return (h + self.direct(x, direct)).unflatten(1, (-1, self.outputs))
+        raw: Tensor = (h + self.direct(x, direct)).unflatten(1, (-1, self.outputs))
+        return raw
 
     def _constant(self, layer: int, extra: Tensor | None) -> Tensor:
         """What a layer adds whatever is read, (outputs,) or (batch, outputs)."""
-        bias = self.biases[layer]
-        if extra is None:
-            return bias
-        constant: Tensor = bias + self.told[layer](extra)
-        return constant
+        constant: Tensor = self.biases[layer]
+        return constant if extra is None else constant + self.told[layer](extra)
 
     def steps(self, rows: int, mask: int = 0, extra: Tensor | None = None) -> Steps:
         return Steps(self, rows, mask, extra)
