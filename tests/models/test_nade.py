@@ -125,24 +125,10 @@ def one_pass_a_dimension(model, rows, seed):
     values, order = torch.zeros(uniform.shape[:2]), model.orders[0]
     with torch.no_grad():
         for dimension in order:
-            weights = model._ordered(order)
-            raw = all_raw(model, values[:, order], weights, labels)
+            raw = model.raw(model.columns.elements(values), labels)
             place = int((order == dimension).nonzero())
             values[:, dimension] = model.columns.draw(raw[:, place], uniform[:, place], dimension)
     return model.columns.elements(values)
-
-
-def all_raw(model, values, weights, labels):
-    """Raw numbers of all dimensions by one forward pass, (n, D, outputs), in the order walked."""
-    from simulacra.models.autoregressive.nade import _Chunk, _starts
-
-    reads = model.columns.read(values, weights.order)
-    start = model._start(labels, len(values))
-    parts = []
-    for place, here in _starts(start, reads, weights.read, model._size):
-        chunk = _Chunk.of(reads, place)
-        parts.append(chunk.raw(chunk.hidden(here, weights), weights))
-    return torch.cat(parts, 1)
 
 
 @EVERY_SPACE
@@ -167,7 +153,7 @@ def test_cached_drawing_is_fifty_times_as_fast():
     with torch.no_grad():
         for _ in range(3):
             begun = time.thread_time()
-            all_raw(model, model.columns.values(x), model._ordered(model.orders[0]), None)
+            model.raw(x)
             passes.append(time.thread_time() - begun)
     assert 784 * min(passes) > 50 * min(times)
 

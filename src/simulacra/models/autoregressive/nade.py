@@ -348,17 +348,25 @@ class NADE(nn.Module, Sampler, Density, Factorised, Completer):
         """Dimensions in a chunk: states meet all of its outputs, so many outputs want few dimensions."""
         return max(4, 32 // self.columns.outputs)
 
+    def raw(
+        self, x: Tensor, condition: Tensor | None = None, order: Tensor | None = None
+    ) -> Tensor:
+        """What the head is given for every dimension, by place in the order, (batch, D, outputs)."""
+        order = self.orders[0] if order is None else order
+        reads = self.columns.read(self.columns.values(x)[:, order], order)
+        start, weights = self._start(condition, len(x)), self._ordered(order)
+        parts = []
+        for place, here in _starts(start, reads, weights.read, self._size):
+            chunk = _Chunk.of(reads, place)
+            parts.append(chunk.raw(chunk.hidden(here, weights), weights))
+        return torch.cat(parts, 1)
+
     def _factors(self, x: Tensor, condition: Tensor | None, order: Tensor) -> Tensor:
         """log p(x_i | those before it), by dimension, (n, D)."""
         x = as_device(x, self)
         values = self.columns.values(x)[:, order]
-        reads, weights = self.columns.read(values, order), self._ordered(order)
-        each = []
-        for place, here in _starts(self._start(condition, len(x)), reads, weights.read, self._size):
-            chunk = _Chunk.of(reads, place)
-            raw = chunk.raw(chunk.hidden(here, weights), weights)
-            each.append(self.columns.log_prob(values[:, place], raw, order[place]))
-        return torch.empty_like(values).scatter(1, order.expand(values.shape), torch.cat(each, 1))
+        each = self.columns.log_prob(values, self.raw(x, condition, order), order)
+        return torch.empty_like(values).scatter(1, order.expand(values.shape), each)
 
     def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """-log p(x) in the trained order, in nats per dimension."""
