@@ -103,8 +103,19 @@ class MADE(nn.Module, Sampler, Density, Factorised, Completer):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """2000 hidden for images of MNIST's size."""
-        return Config()
+        """2000 hidden for images of MNIST's size; smaller, with dropout, for few data."""
+        if num_examples < 10_000:
+            return Config(
+                hidden=200,
+                components=5,
+                dropout=0.3,
+                batch_size=64,
+                learning_rate=3e-3,
+                weight_decay=0.1,
+            )
+        if space.dimensions > 100:
+            return Config(hidden=2000, order="random", batch_size=200, learning_rate=2e-3)
+        return Config(hidden=500, layers=2, batch_size=200)
 
     @classmethod
     def toy(cls) -> MADE:
