@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from simulacra.evaluation.dinov2 import DINOv2, Sizes
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.networks import (
     DIMENSION,
@@ -28,7 +29,7 @@ from simulacra.evaluation.networks import (
     calibrate,
     train_classifier,
 )
-from simulacra.evaluation.pretrained import Inception, open_inception
+from simulacra.evaluation.pretrained import Inception, open_pretrained
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Batch
 from simulacra.probability.noise import global_noise, mixed
@@ -40,7 +41,7 @@ WEIGHTS = "features.safetensors"
 CHUNK = 500
 CALIBRATED_ON = 2000
 
-Eyes = Literal["classifier", "random convolutions", "standardised", "inception"]
+Eyes = Literal["classifier", "random convolutions", "standardised", "inception", "dinov2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class FeatureNet:
     def dimension(self) -> int:
         """How many features a datum has."""
         net = self.network
-        size = net.dimension if isinstance(net, Standardise | Inception) else DIMENSION
+        size = net.dimension if isinstance(net, Standardise | Inception | DINOv2) else DIMENSION
         return int(size)
 
     @cached_property
@@ -89,7 +90,8 @@ class FeatureNet:
     def _in_chunks(self, network: nn.Module, x: Tensor) -> Tensor:
         self.space.require(x[:1], who="the feature net")
         with torch.no_grad():
-            parts = [network(x[start : start + CHUNK].cpu()) for start in range(0, len(x), CHUNK)]
+            size = network.at_once if isinstance(network, Inception | DINOv2) else CHUNK
+            parts = [network(x[start : start + size].cpu()) for start in range(0, len(x), size)]
         return torch.cat(parts) if parts else torch.empty((0, self.dimension))
 
     def judged(self, held_out: Batch) -> FeatureNet:
@@ -140,8 +142,12 @@ class FeatureNet:
         space, interval = space_from_json(told["space"]), told["accuracy_interval"]
         labels = None if told["labels"] is None else space_from_json(told["labels"])
         assert labels is None or isinstance(labels, Labels)
-        network = _network(space, told["kind"], labels, seed=0)
-        network.load_state_dict(safetensors.torch.load(content))
+        state = safetensors.torch.load(content)
+        if told["kind"] == "dinov2" and isinstance(space, Images):
+            network: nn.Module = DINOv2(space, Sizes.of(state))
+        else:
+            network = _network(space, told["kind"], labels, seed=0)
+        network.load_state_dict(state)
         return cls(
             space=space,
             kind=told["kind"],
@@ -178,14 +184,16 @@ def learn_features(
     """The features for data of this kind, from the training split alone.
 
     ``held_out``: labelled data that only measure the classifier's accuracy. ``weights``: a file with
-    Inception's, which sees images in place of what would be learnt here.
+    those of Inception or DINOv2, which sees images in place of what would be learnt here.
     """
     if weights is not None:
         if not isinstance(space, Images):
-            reason = f"Inception sees images, and these are {space}"
+            reason = f"pretrained eyes see images, and these are {space}"
             raise Refusal("DATA-060", reason, way_out="leave --features out")
-        told = f"ImageNet, by whoever made {weights.name}"
-        return FeatureNet(space, "inception", open_inception(weights, space), trained_on=told)
+        opened = open_pretrained(weights, space)
+        kind: Eyes = "inception" if isinstance(opened, Inception) else "dinov2"
+        told = f"images elsewhere, by whoever made {weights.name}"
+        return FeatureNet(space, kind, opened, trained_on=told)
     if not isinstance(space, Images):
         standard = _network(space, "standardised", None, seed)
         assert isinstance(standard, Standardise)

@@ -139,7 +139,8 @@ def compare(
 ) -> Path:
     """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``.
 
-    ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's.
+    ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's or
+    DINOv2's.
     """
     ruler = ruler or out
     draft = Plan(models=(), **choices)

@@ -91,25 +91,25 @@ def ruler_features(
     """The ruler's feature net and judge of classes, learned once and kept in ``out``.
 
     What the ruler said of planted faults in these data is kept beside them. ``weights``: a file with
-    Inception's, for the feature net; one that was kept before with other eyes is made anew.
+    Inception's or DINOv2's, for the feature net; one that was kept before with other eyes is made anew.
     """
     described = out / FEATURES / DESCRIPTION
-    if weights is not None and described.is_file():
-        same = read_json(described).get("kind") == "inception"
-        for kept in () if same else (described, out / LADDER):
-            kept.unlink(missing_ok=True)
     splits = _Splits.of(data)
-    if not (out / FEATURES / DESCRIPTION).is_file():
+    if weights is not None or not described.is_file():
         if weights is None:
             show.line(f"the ruler learns its features from {len(splits.train):,} training data")
-        learn_features(
+        learnt = learn_features(
             data.space,
             train=splits.train,
             labels=data.labels,
             held_out=splits.test,
             weights=weights,
             seed=seed,
-        ).save(out / FEATURES)
+        )
+        before = read_json(described).get("sha256") if described.is_file() else None
+        if learnt.describe()["sha256"] != before:
+            (out / LADDER).unlink(missing_ok=True)
+            learnt.save(out / FEATURES)
     if data.labels is not None and not (out / JUDGE / DESCRIPTION).is_file():
         net = learn_judge(
             data.space, valid=splits.valid, test=splits.test, labels=data.labels, seed=seed
@@ -152,7 +152,7 @@ def judge(
     ``budget`` is the time that sampling and scoring may take together, about; a model too slow for it
     is measured on fewer data. ``settings`` go over the run's own for this once (more importance
     samples, fewer steps). ``ruler``: the folder with the ruler's nets, of a comparison; else the
-    run's own. ``weights``: a file with Inception's, to see images with.
+    run's own. ``weights``: a file with Inception's or DINOv2's, to see images with.
     """
     limit = Budget.parse(budget)
     if limit.unit != "seconds":
