@@ -122,7 +122,8 @@ def compare_seeds(
             failures[name] = f"not judged with every seed: {', '.join(missing)}"
             continue
         judged = [Judgement.read(folder) for folder in folders]
-        whole[name] = Judgement(over_seeds([one.readings for one in judged]), {})
+        refused = tuple(dict.fromkeys(line for one in judged for line in one.refused))
+        whole[name] = Judgement(over_seeds([one.readings for one in judged]), {}, refused)
     told = f"{','.join(map(str, seeds))}"
     return finish(out, plan, data, failures, device, home=first, judgements=whole, seeds=told)
 

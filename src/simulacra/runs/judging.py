@@ -38,23 +38,27 @@ MOST_LEARNED, MOST_HELD_OUT, DIAGNOSED = 20_000, 10_000, 1_000
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a run came to: readings, and the numbers that only its own family has."""
+    """What a run came to: readings, the numbers that only its own family has, and what could not be
+    measured, with the reason and the way out, a line each."""
 
     readings: tuple[Reading, ...]
     diagnoses: Mapping[str, float]
+    refused: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that ``from_json`` turns back."""
         return {
             "readings": [reading.to_json() for reading in self.readings],
             "diagnoses": dict(self.diagnoses),
+            "refused": list(self.refused),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Judgement:
         """The judgement that ``to_json`` described."""
         readings = tuple(Reading.from_json(one) for one in values.get("readings", ()))
-        return cls(readings, dict(values.get("diagnoses", {})))
+        refused = tuple(str(one) for one in values.get("refused", ()))
+        return cls(readings, dict(values.get("diagnoses", {})), refused)
 
     @classmethod
     def read(cls, folder: Path) -> Judgement:
@@ -163,7 +167,7 @@ def judge(
     model = shelf.from_pretrained(folder, settings=settings).to(choose_device(device))
     data.space.require(data.test.first(1).x, who="the ruler")
     features, judging_net = ruler_features(data, ruler or folder, seed, show, weights=weights)
-    splits = _Splits.of(data)
+    splits, refused = _Splits.of(data), list[str]()
     readings = measure(
         model,
         space=data.space,
@@ -179,9 +183,11 @@ def judge(
         training_cost=card.get("numbers", {}),
         untrained=_untrained(model, card, data, seed),
         noise_floor=_noise_floor(data),
-        say=show.line,
+        say=refused.append,
     )
-    judgement = Judgement(tuple(readings), _diagnosed(model, splits.test))
+    for line in refused:
+        show.line(line)
+    judgement = Judgement(tuple(readings), _diagnosed(model, splits.test), tuple(refused))
     write_json(folder / READINGS, judgement.to_json())
     return judgement
 
