@@ -1,8 +1,9 @@
 """Features: the eyes that the ruler looks with, and the judge that it asks for classes.
 
 Labelled images are seen by a small classifier trained on the training split; its 64 penultimate
-features carry what tells the classes apart. Unlabelled images are seen by an untrained
-convolutional net of the same shape, its weights fixed by the seed. Everything else is standardised
+features carry what tells the classes apart. Unlabelled images are seen by a net of the same shape
+that has learnt to know an image again in another crop of it (``self_supervised.py``); where there are
+under a hundred, by an untrained one, its weights fixed by the seed. Everything else is standardised
 (categories and tokens one-hot), and projected at random where it is wide. A distance in features is
 only comparable to another in the very same ones, so they are named by their SHA-256.
 """
@@ -30,6 +31,7 @@ from simulacra.evaluation.networks import (
     train_classifier,
 )
 from simulacra.evaluation.pretrained import Inception, open_pretrained
+from simulacra.evaluation.self_supervised import train_self_supervised
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Batch
 from simulacra.probability.noise import global_noise, mixed
@@ -40,8 +42,12 @@ DESCRIPTION = "features.json"
 WEIGHTS = "features.safetensors"
 CHUNK = 500
 CALIBRATED_ON = 2000
+LEAST_TAUGHT = 100
+"""Unlabelled images, under which a net is left as it was drawn."""
 
-Eyes = Literal["classifier", "random convolutions", "standardised", "inception", "dinov2"]
+Eyes = Literal[
+    "classifier", "self-supervised", "random convolutions", "standardised", "inception", "dinov2"
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +171,7 @@ def _network(space: Space, kind: Eyes, labels: Labels | None, seed: int) -> nn.M
     with global_noise(mixed(seed, 71)):
         if kind == "classifier" and labels is not None:
             return Classifier(space, labels.count)
-        if kind == "random convolutions" and isinstance(space, Images):
+        if kind in ("random convolutions", "self-supervised") and isinstance(space, Images):
             return ConvolutionalBody(space)
         if kind == "inception" and isinstance(space, Images):
             return Inception(space)
@@ -200,12 +206,20 @@ def learn_features(
         standard.fit(train.x)
         return FeatureNet(space, "standardised", standard.eval(), trained_on=_told(train))
     if labels is None or train.condition is None:
-        eyes = _network(space, "random convolutions", None, seed)
-        assert isinstance(eyes, ConvolutionalBody)
-        calibrate(eyes, train.x[:CALIBRATED_ON])
-        told = f"nothing; scaled on {min(len(train), CALIBRATED_ON):,} of the training split"
-        return FeatureNet(space, "random convolutions", eyes, trained_on=told)
+        return _unlabelled(space, train, seed)
     return _classifier(space, train, labels, held_out, seed, _told(train))
+
+
+def _unlabelled(space: Images, train: Batch, seed: int) -> FeatureNet:
+    eyes = _network(space, "self-supervised", None, seed)
+    assert isinstance(eyes, ConvolutionalBody)
+    if len(train) >= LEAST_TAUGHT:
+        train_self_supervised(eyes, train.x, mixed(seed, 74))
+        told = f"{_told(train)}, without labels"
+        return FeatureNet(space, "self-supervised", eyes, trained_on=told)
+    calibrate(eyes, train.x[:CALIBRATED_ON])
+    told = f"nothing; scaled on {min(len(train), CALIBRATED_ON):,} of the training split"
+    return FeatureNet(space, "random convolutions", eyes, trained_on=told)
 
 
 def _told(train: Batch) -> str:
