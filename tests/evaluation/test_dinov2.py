@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from simulacra.data.open import open_data
 from simulacra.evaluation.dinov2 import (
     CLASS,
     DINOv2,
@@ -21,6 +22,7 @@ from simulacra.evaluation.features import FeatureNet, learn_features
 from simulacra.evaluation.pretrained import open_pretrained
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
+from simulacra.runs.judging import LADDER, ruler_features
 from simulacra.spaces import Images
 
 GREY, COLOUR = Images(1, 8, 8, levels=17), Images(3, 20, 16)
@@ -198,3 +200,20 @@ def test_what_is_no_dinov2_is_refused(state, weights, tmp_path):
         open_pretrained(path, COLOUR)
     with pytest.raises(Refusal, match="1 or 3 channels"):
         open_pretrained(weights, Images(2, 8, 8))
+
+
+def test_other_weights_make_the_kept_eyes_and_their_ladder_anew(state, weights, tmp_path):
+    """Two files of one kind are two pairs of eyes."""
+    images = GREY.random(60, torch.Generator().manual_seed(4))
+    np.save(tmp_path / "images.npy", images.numpy())
+    data, out, seen = open_data(str(tmp_path / "images.npy")), tmp_path / "out", []
+    other = tmp_path / "other.safetensors"
+    safetensors.torch.save_file(state | {"layernorm.bias": state["layernorm.bias"] + 1}, other)
+    for path in (weights, weights, other):
+        net, _ = ruler_features(data, out, 0, weights=path)
+        seen.append((net.identity, (out / LADDER).stat().st_mtime_ns))
+    assert seen[0] == seen[1]
+    assert seen[1][0] != seen[2][0]
+    assert seen[1][1] != seen[2][1]
+    # Without weights, what is kept is used.
+    assert ruler_features(data, out, 0)[0].identity == seen[2][0]

@@ -6,8 +6,8 @@ behind a small head, scaled to length one, s = z z^T / tau, and every view has t
     loss = - mean_i log ( exp s_{i, partner(i)} / sum_{j != i} exp s_{ij} ),       tau = 0.2.
 
 Views are crops of 30 % of the area or more, a little turned and stretched, of a little other brightness,
-contrast and tint (models are judged by colours too). None is mirrored, since a mirrored digit is none, and
-none is noisy, since the ruler has to see noise. The head is thrown away.
+contrast and tint (models are judged by colours too). None is mirrored, since a mirrored digit is none,
+and none is noisy, since the ruler has to see noise. The head is thrown away.
 """
 
 from __future__ import annotations
