@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 
 from simulacra.evaluation.features import FeatureNet, learn_features
-from simulacra.evaluation.pretrained import Inception, as_in_tensorflow, open_inception
+from simulacra.evaluation.pretrained import Inception, as_in_tensorflow, open_pretrained
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images
@@ -51,9 +51,9 @@ def test_resizing_keeps_what_it_must():
 def test_what_is_no_inception_is_refused(weights, tmp_path):
     other = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, other)
-    with pytest.raises(Refusal, match="does not hold Inception's weights"):
-        open_inception(other, COLOUR)
+    with pytest.raises(Refusal, match=r"Conv2d_1a_3x3.*embeddings.cls_token"):
+        open_pretrained(other, COLOUR)
     with pytest.raises(Refusal, match="is not there"):
-        open_inception(tmp_path / "none.safetensors", COLOUR)
+        open_pretrained(tmp_path / "none.safetensors", COLOUR)
     with pytest.raises(Refusal, match="1 or 3 channels"):
-        open_inception(weights, Images(2, 8, 8))
+        open_pretrained(weights, Images(2, 8, 8))

@@ -9,8 +9,9 @@ from torch import nn
 
 from simulacra.contract import Density, Encoder, Kind, Sampler
 from simulacra.evaluation import likelihood
+from simulacra.evaluation import ruler as ruler_module
 from simulacra.evaluation.features import learn_features
-from simulacra.evaluation.ruler import measure
+from simulacra.evaluation.ruler import FrechetDistance, KernelDistance, Samples, measure
 from simulacra.games import Batch
 from simulacra.spaces import Labels, Vectors
 
@@ -124,6 +125,51 @@ def test_what_cannot_be_measured_is_said(ruler, digits):
     assert "kernel distance" in found
     assert len(heard) == 2
     assert "KID" in heard[0]
+
+
+class Wide:
+    """Eyes with as many features as the named nets have."""
+
+    kind, identity = "wide", "wide"
+
+    def __init__(self, dimension):
+        self.dimension = dimension
+        self.directions = torch.randn((64, dimension), generator=torch.Generator().manual_seed(0))
+
+    def features(self, x):
+        return torch.tanh(x.flatten(1).float() @ self.directions / 64)
+
+
+@pytest.mark.parametrize("dimension", [64, 384, 768, 2048])
+def test_below_twice_as_many_data_as_features_only_the_kernel_distance_is_read(
+    digits, dimension, monkeypatch
+):
+    monkeypatch.setattr(ruler_module, "MEASURES", (FrechetDistance, KernelDistance))
+    train, valid, test = digits
+
+    def read(count):
+        heard = []
+        found = measure(
+            Copier(train, 0.1),
+            space=DIGITS,
+            train=Batch(train.x.repeat(4, 1, 1, 1)),
+            valid=valid,
+            test=Batch(test.x.repeat(12, 1, 1, 1)),
+            features=Wide(dimension),
+            samples=Samples(train.x.repeat(4, 1, 1, 1)[:count]),
+            say=heard.append,
+        )
+        return {one.name for one in found}, heard
+
+    names, (line,) = read(2 * dimension - 1)
+    assert names == {"kernel distance"}
+    assert f"{2 * dimension - 1} data are too few for a covariance of {dimension} features" in line
+    assert f"take at least {2 * dimension}, or read the kernel distance (KID)" in line
+    assert "\n" not in line
+    if dimension == 64:
+        names, heard = read(2 * dimension)
+        assert "Fréchet distance" in names
+        assert not heard
 
 
 def test_costs_are_passed_on(ruler):

@@ -113,6 +113,11 @@ def test_a_run_can_be_judged_again_with_other_settings(compared, tmp_path):
     judged = judge(out / "vae", num_samples=100, settings=settings, ruler=out)
     many = {one.name: one for one in judged.readings}
     assert many["bits per dimension"].value < few["bits per dimension"].value
+    told = judge(out / "vae", num_samples=50, ruler=out)
+    (line,) = [one for one in told.refused if "Fréchet distance" in one]
+    assert "read the kernel distance (KID)" in line
+    assert Judgement.read(out / "vae") == told
+    assert "(KID)" in comparison.show_run(out / "vae", told).read_text(encoding="utf-8")
     with pytest.raises(Refusal):
         judge(out / "vae", settings={"hidden": 7}, ruler=out)
     with pytest.raises(Refusal, match="budget of 5steps"):

@@ -45,7 +45,7 @@ def compare(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Inception's weights (.safetensors), to see images as published FIDs do."
+            help="Weights of Inception or DINOv2 (.safetensors), to see images as published distances do."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",

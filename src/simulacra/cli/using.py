@@ -180,7 +180,7 @@ def evaluate(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Inception's weights (.safetensors), to see images as published FIDs do."
+            help="Weights of Inception or DINOv2 (.safetensors), to see images as published distances do."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

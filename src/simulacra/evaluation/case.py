@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from simulacra.evaluation.features import FeatureNet
+from simulacra.evaluation.gaussians import gaussian_images
 from simulacra.games import Batch
 from simulacra.probability.mixtures import RoundMixture
 from simulacra.probability.noise import mixed
@@ -105,20 +106,17 @@ class Case:
 
     @cached_property
     def gaussian_data(self) -> Tensor | None:
-        """Draws from a Gaussian with the training images' mean and full covariance.
-
-        As many as samples; None of data that are no images.
-        """
+        """Draws from Gaussians in the principal components of the training images, one a class where
+        there are labels, as many as samples; None of data that are no images."""
         if not isinstance(self.space, Images):
             return None
-        rows = self.train.x.flatten(1).double().cpu()
-        mean, centred = rows.mean(0), rows - rows.mean(0)
-        values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(rows) - 1))
-        stream = torch.Generator().manual_seed(mixed(self.seed, 86))
-        draws = torch.randn((len(self.samples), len(mean)), generator=stream, dtype=torch.float64)
-        pixels = mean + draws * values.clamp(min=0).sqrt() @ vectors.T
-        x: Tensor = pixels.round().clamp(0, self.space.levels - 1).reshape(-1, *self.space.shape)
-        return x.to(self.space.dtype)
+        return gaussian_images(
+            self.train,
+            self.space,
+            count=len(self.samples),
+            seed=self.seed,
+            by_class=self.labels is not None,
+        )
 
     def _seen(self, x: Tensor) -> Tensor:
         return self.features.features(x).double()

@@ -1,8 +1,9 @@
 """Features: the eyes that the ruler looks with, and the judge that it asks for classes.
 
 Labelled images are seen by a small classifier trained on the training split; its 64 penultimate
-features carry what tells the classes apart. Unlabelled images are seen by an untrained
-convolutional net of the same shape, its weights fixed by the seed. Where each channel of an image shows
+features carry what tells the classes apart. Unlabelled images are seen by a net of the same shape
+that has learnt to know an image again in another crop of it (``self_supervised.py``); where there are
+under a hundred, by an untrained one, its weights fixed by the seed. Where each channel of an image shows
 a class by itself (stacked digits), one classifier looks at each channel. Everything else is standardised
 (categories and tokens one-hot), and projected at random where it is wide. A distance in features is
 only comparable to another in the very same ones, so they are named by their SHA-256.
@@ -21,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from simulacra.evaluation.dinov2 import DINOv2, Sizes
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.networks import (
     DIMENSION,
@@ -31,7 +33,8 @@ from simulacra.evaluation.networks import (
     calibrate,
     train_classifier,
 )
-from simulacra.evaluation.pretrained import Inception, open_inception
+from simulacra.evaluation.pretrained import Inception, open_pretrained
+from simulacra.evaluation.self_supervised import train_self_supervised
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Batch
 from simulacra.probability.noise import global_noise, mixed
@@ -42,10 +45,14 @@ DESCRIPTION = "features.json"
 WEIGHTS = "features.safetensors"
 CHUNK = 500
 CALIBRATED_ON = 2000
+LEAST_TAUGHT = 100
+"""Unlabelled images, under which a net is left as it was drawn."""
 
 CLASSIFIERS = (Classifier, ChannelClassifier)
 
-Eyes = Literal["classifier", "random convolutions", "standardised", "inception"]
+Eyes = Literal[
+    "classifier", "self-supervised", "random convolutions", "standardised", "inception", "dinov2"
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +75,9 @@ class FeatureNet:
     def dimension(self) -> int:
         """How many features a datum has."""
         net = self.network
-        size = (
-            net.dimension
-            if isinstance(net, Standardise | Inception | ChannelClassifier)
-            else DIMENSION
-        )
-        return int(size)
+        if isinstance(net, Standardise | Inception | DINOv2 | ChannelClassifier):
+            return int(net.dimension)
+        return DIMENSION
 
     @cached_property
     def identity(self) -> str:
@@ -98,7 +102,8 @@ class FeatureNet:
     def _in_chunks(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         self.space.require(x[:1], who="the feature net")
         with torch.no_grad():
-            parts = [network(x[start : start + CHUNK].cpu()) for start in range(0, len(x), CHUNK)]
+            size = network.at_once if isinstance(network, Inception | DINOv2) else CHUNK
+            parts = [network(x[start : start + size].cpu()) for start in range(0, len(x), size)]
         return torch.cat(parts) if parts else torch.empty((0, self.dimension))
 
     def judged(self, held_out: Batch) -> FeatureNet:
@@ -149,8 +154,12 @@ class FeatureNet:
         space, interval = space_from_json(told["space"]), told["accuracy_interval"]
         labels = None if told["labels"] is None else space_from_json(told["labels"])
         assert labels is None or isinstance(labels, Labels)
-        network = _network(space, told["kind"], labels, seed=0)
-        network.load_state_dict(safetensors.torch.load(content))
+        state = safetensors.torch.load(content)
+        if told["kind"] == "dinov2" and isinstance(space, Images):
+            network: nn.Module = DINOv2(space, Sizes.of(state))
+        else:
+            network = _network(space, told["kind"], labels, seed=0)
+        network.load_state_dict(state)
         return cls(
             space=space,
             kind=told["kind"],
@@ -170,7 +179,7 @@ def _network(space: Space, kind: Eyes, labels: Labels | None, seed: int) -> nn.M
             if labels.channel_classes and isinstance(space, Images):
                 return ChannelClassifier(space, labels)
             return Classifier(space, labels.count)
-        if kind == "random convolutions" and isinstance(space, Images):
+        if kind in ("random convolutions", "self-supervised") and isinstance(space, Images):
             return ConvolutionalBody(space)
         if kind == "inception" and isinstance(space, Images):
             return Inception(space)
@@ -189,26 +198,36 @@ def learn_features(
     """The features for data of this kind, from the training split alone.
 
     ``held_out``: labelled data that only measure the classifier's accuracy. ``weights``: a file with
-    Inception's, which sees images in place of what would be learnt here.
+    those of Inception or DINOv2, which sees images in place of what would be learnt here.
     """
     if weights is not None:
         if not isinstance(space, Images):
-            reason = f"Inception sees images, and these are {space}"
+            reason = f"pretrained eyes see images, and these are {space}"
             raise Refusal("DATA-060", reason, way_out="leave --features out")
-        told = f"ImageNet, by whoever made {weights.name}"
-        return FeatureNet(space, "inception", open_inception(weights, space), trained_on=told)
+        opened = open_pretrained(weights, space)
+        kind: Eyes = "inception" if isinstance(opened, Inception) else "dinov2"
+        told = f"images elsewhere, by whoever made {weights.name}"
+        return FeatureNet(space, kind, opened, trained_on=told)
     if not isinstance(space, Images):
         standard = _network(space, "standardised", None, seed)
         assert isinstance(standard, Standardise)
         standard.fit(train.x)
         return FeatureNet(space, "standardised", standard.eval(), trained_on=_told(train))
     if labels is None or train.condition is None:
-        eyes = _network(space, "random convolutions", None, seed)
-        assert isinstance(eyes, ConvolutionalBody)
-        calibrate(eyes, train.x[:CALIBRATED_ON])
-        told = f"nothing; scaled on {min(len(train), CALIBRATED_ON):,} of the training split"
-        return FeatureNet(space, "random convolutions", eyes, trained_on=told)
+        return _unlabelled(space, train, seed)
     return _classifier(space, train, labels, held_out, seed, _told(train))
+
+
+def _unlabelled(space: Images, train: Batch, seed: int) -> FeatureNet:
+    eyes = _network(space, "self-supervised", None, seed)
+    assert isinstance(eyes, ConvolutionalBody)
+    if len(train) >= LEAST_TAUGHT:
+        train_self_supervised(eyes, train.x, mixed(seed, 74))
+        told = f"{_told(train)}, without labels"
+        return FeatureNet(space, "self-supervised", eyes, trained_on=told)
+    calibrate(eyes, train.x[:CALIBRATED_ON])
+    told = f"nothing; scaled on {min(len(train), CALIBRATED_ON):,} of the training split"
+    return FeatureNet(space, "random convolutions", eyes, trained_on=told)
 
 
 def _told(train: Batch) -> str:

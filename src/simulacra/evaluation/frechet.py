@@ -27,6 +27,9 @@ from simulacra.refusals import Refusal
 
 NAME, UNIT = "Fréchet distance", "squared feature units"
 INFINITE, NORMALISED = "Fréchet distance at infinity", "normalised Fréchet distance"
+WITHOUT = (
+    "Gaussians in the training images' first 100 principal components, one a class where labelled"
+)
 POINTS = 15
 SANE = 2
 """Data a feature, under which a covariance is more noise than data."""
@@ -145,7 +148,7 @@ def extrapolated(x: Tensor, y: Tensor, *, seed: int = 0) -> tuple[float, float]:
 
 
 class FrechetDistance(SetMeasure):
-    """FD, FD extrapolated to infinitely many samples, and FD as a share of the way to a Gaussian.
+    """FD, FD extrapolated to infinitely many samples, and FD as a share of the way to Gaussians.
 
     ``samples`` and ``real`` are features, shape (n, d); ``other_real`` the floor's; ``gaussian`` those
     of draws from Gaussians fitted to the data.
@@ -173,7 +176,7 @@ class FrechetDistance(SetMeasure):
                 interval=(max(0.0, low), high),
                 how=(
                     f"{about}; biased upward by finite counts as the floor is; without a model: draws "
-                    "from a Gaussian of the training images' mean and full covariance"
+                    f"from {WITHOUT}"
                 ),
                 floor=floor,
                 control=control,
@@ -198,7 +201,7 @@ class FrechetDistance(SetMeasure):
                     better="lower",
                     count=self.counts(),
                     interval=((low - floor) / scale, (high - floor) / scale),
-                    how="(FD - floor) / (FD without a model - floor): 0 is real data, 1 a Gaussian",
+                    how=f"(FD - floor) / (FD without a model - floor): 0 is real data, 1 {WITHOUT}",
                     floor=0.0,
                     control=1.0,
                 )

@@ -43,6 +43,12 @@ def _column(x: Tensor, column: Column) -> Tensor:
     return torch.cat([numbers.nan_to_num(), numbers.isnan().float()], dim=1)
 
 
+def as_bytes(x: Tensor, space: Images) -> Tensor:
+    """Images of 1 or 3 channels as bytes of three, (n, 3, H, W): as a file of 8 bits would hold them."""
+    scaled = x if space.levels == 256 else (x.double() * 255 / (space.levels - 1)).round()
+    return scaled.to(torch.uint8).expand(-1, 3, -1, -1)
+
+
 class Standardise(nn.Module):
     """Flat rows with mean 0 and variance 1 on the training data; wide ones projected at random.
 

@@ -1,14 +1,16 @@
-"""Inception-v3 as published Fréchet distances use it, from a user's own copy of its weights.
+"""Pretrained eyes from a user's own copy of their weights: Inception-v3 as published Fréchet distances
+use it, and DINOv2 (``dinov2.py``); which one a file holds is told by its tensors' names.
 
-The network of the 2015 TensorFlow graph that TTUR, pytorch-fid and torch-fidelity share: pooling does
-not count its padding, one maximum where later versions average, 299 x 299 pixels resized as TensorFlow 1
-did, values (x - 128) / 128; the 2,048 numbers of the last pooling are the features (Szegedy et al. 2016;
-Heusel et al. 2017). The weights are a safetensors file with torch-fidelity's names (``Mixed_5b.branch1x1.
-conv.weight``, …); nothing is downloaded, and no pickle is read.
+Inception is the network of the 2015 TensorFlow graph that TTUR, pytorch-fid and torch-fidelity share:
+pooling does not count its padding, one maximum where later versions average, 299 x 299 pixels resized as
+TensorFlow 1 did, values (x - 128) / 128; the 2,048 numbers of the last pooling are the features (Szegedy
+et al. 2016; Heusel et al. 2017). Weights are a safetensors file, Inception's with torch-fidelity's names
+(``Mixed_5b.branch1x1.conv.weight``, …); nothing is downloaded, and no pickle is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -17,12 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.evaluation import dinov2
+from simulacra.evaluation.dinov2 import DINOv2
+from simulacra.evaluation.networks import as_bytes
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images
 
 SIDE = 299
 DIMENSION = 2048
 LEFT_OUT = ("fc.", "AuxLogits.")
+INCEPTION = "Conv2d_1a_3x3.conv.weight"
+CONVERT = "convert a whole state_dict with safetensors.torch.save_file(state_dict, path)"
 
 
 class _Convolution(nn.Module):
@@ -153,6 +160,7 @@ class Inception(nn.Module):
     """Images of integers, (n, C, H, W), to (n, 2048); grey ones are seen as three equal channels."""
 
     dimension = DIMENSION
+    at_once = 50
 
     def __init__(self, space: Images) -> None:
         super().__init__()
@@ -173,7 +181,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = _E(1280, largest=False), _E(2048, largest=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (as_in_tensorflow(self._bytes(x), SIDE) - 128) / 128
+        x = (as_in_tensorflow(as_bytes(x, self.space).float(), SIDE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
@@ -182,13 +190,6 @@ class Inception(nn.Module):
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         return x.mean((2, 3))
-
-    def _bytes(self, x: Tensor) -> Tensor:
-        """Levels as 0..255, whole numbers, three channels, float32."""
-        scaled = (
-            x.float() if self.space.levels == 256 else x.double() * 255 / (self.space.levels - 1)
-        )
-        return scaled.round().float().expand(-1, 3, -1, -1)
 
 
 def as_in_tensorflow(x: Tensor, side: int) -> Tensor:
@@ -206,22 +207,33 @@ def as_in_tensorflow(x: Tensor, side: int) -> Tensor:
     return rows[..., left] * (1 - along) + rows[..., right] * along
 
 
-def open_inception(path: Path, space: Images) -> Inception:
+def open_pretrained(path: Path, space: Images) -> Inception | DINOv2:
     """The network with the weights in ``path``; anything but exactly its tensors is refused."""
     if not path.is_file():
         reason = f"{shown(path)} is not there"
         raise Refusal("FILE-061", reason, way_out="give the path of a .safetensors file")
-    net = Inception(space)
+    state: Mapping[str, Tensor] = {}
     try:
         state = safetensors.torch.load_file(path)
-        kept = {name: one for name, one in state.items() if not name.startswith(LEFT_OUT)}
-        net.load_state_dict(kept, strict=True)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise Refusal(
-            "FILE-062",
-            f"{shown(path)} does not hold Inception's weights with torch-fidelity's names "
-            f"({first[:120]})",
-            way_out="convert them with safetensors.torch.save_file(state_dict, path)",
-        ) from error
+        if INCEPTION in state:
+            return inception_of(state, space)
+        if dinov2.CLASS in state or dinov2.PUBLISHED in state:
+            return dinov2.dinov2_of(state, space)
+    except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
+        whose = "Inception's" if INCEPTION in state else "DINOv2's" if state else "any"
+        first = str(error).strip().splitlines()[-1].strip()[:120]
+        reason = f"{shown(path)} does not hold {whose} weights, whole ({first})"
+        raise Refusal("FILE-062", reason, way_out=CONVERT) from error
+    raise Refusal(
+        "FILE-062",
+        f"{shown(path)} holds neither Inception's weights with torch-fidelity's names ({INCEPTION}, …) "
+        f"nor DINOv2's ({dinov2.CLASS} or {dinov2.PUBLISHED}, …)",
+        way_out=CONVERT,
+    )
+
+
+def inception_of(state: Mapping[str, Tensor], space: Images) -> Inception:
+    """Inception with these weights; its classifier's are left out."""
+    net = Inception(space)
+    net.load_state_dict({k: v for k, v in state.items() if not k.startswith(LEFT_OUT)}, strict=True)
     return net.eval()

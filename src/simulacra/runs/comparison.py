@@ -129,7 +129,8 @@ def compare_seeds(
             failures[name] = f"not judged with every seed: {', '.join(missing)}"
             continue
         judged = [Judgement.read(folder) for folder in folders]
-        whole[name] = Judgement(over_seeds([one.readings for one in judged]), {})
+        refused = tuple(dict.fromkeys(line for one in judged for line in one.refused))
+        whole[name] = Judgement(over_seeds([one.readings for one in judged]), {}, refused)
     told = f"{','.join(map(str, seeds))}"
     return finish(out, plan, data, failures, device, home=first, judgements=whole, seeds=told)
 
@@ -146,7 +147,8 @@ def compare(
 ) -> Path:
     """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``.
 
-    ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's.
+    ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's or
+    DINOv2's.
     """
     ruler = ruler or out
     draft = Plan(models=(), **choices)

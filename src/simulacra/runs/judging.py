@@ -38,23 +38,27 @@ MOST_LEARNED, MOST_HELD_OUT, DIAGNOSED = 20_000, 10_000, 1_000
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a run came to: readings, and the numbers that only its own family has."""
+    """What a run came to: readings, the numbers that only its own family has, and what could not be
+    measured, with the reason and the way out, a line each."""
 
     readings: tuple[Reading, ...]
     diagnoses: Mapping[str, float]
+    refused: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that ``from_json`` turns back."""
         return {
             "readings": [reading.to_json() for reading in self.readings],
             "diagnoses": dict(self.diagnoses),
+            "refused": list(self.refused),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Judgement:
         """The judgement that ``to_json`` described."""
         readings = tuple(Reading.from_json(one) for one in values.get("readings", ()))
-        return cls(readings, dict(values.get("diagnoses", {})))
+        refused = tuple(str(one) for one in values.get("refused", ()))
+        return cls(readings, dict(values.get("diagnoses", {})), refused)
 
     @classmethod
     def read(cls, folder: Path) -> Judgement:
@@ -91,25 +95,25 @@ def ruler_features(
     """The ruler's feature net and judge of classes, learned once and kept in ``out``.
 
     What the ruler said of planted faults in these data is kept beside them. ``weights``: a file with
-    Inception's, for the feature net; one that was kept before with other eyes is made anew.
+    Inception's or DINOv2's, for the feature net; one that was kept before with other eyes is made anew.
     """
     described = out / FEATURES / DESCRIPTION
-    if weights is not None and described.is_file():
-        same = read_json(described).get("kind") == "inception"
-        for kept in () if same else (described, out / LADDER):
-            kept.unlink(missing_ok=True)
     splits = _Splits.of(data)
-    if not (out / FEATURES / DESCRIPTION).is_file():
+    if weights is not None or not described.is_file():
         if weights is None:
             show.line(f"the ruler learns its features from {len(splits.train):,} training data")
-        learn_features(
+        learnt = learn_features(
             data.space,
             train=splits.train,
             labels=data.labels,
             held_out=splits.test,
             weights=weights,
             seed=seed,
-        ).save(out / FEATURES)
+        )
+        before = read_json(described).get("sha256") if described.is_file() else None
+        if learnt.describe()["sha256"] != before:
+            (out / LADDER).unlink(missing_ok=True)
+            learnt.save(out / FEATURES)
     if data.labels is not None and not (out / JUDGE / DESCRIPTION).is_file():
         net = learn_judge(
             data.space, valid=splits.valid, test=splits.test, labels=data.labels, seed=seed
@@ -152,7 +156,7 @@ def judge(
     ``budget`` is the time that sampling and scoring may take together, about; a model too slow for it
     is measured on fewer data. ``settings`` go over the run's own for this once (more importance
     samples, fewer steps). ``ruler``: the folder with the ruler's nets, of a comparison; else the
-    run's own. ``weights``: a file with Inception's, to see images with.
+    run's own. ``weights``: a file with Inception's or DINOv2's, to see images with.
     """
     limit = Budget.parse(budget)
     if limit.unit != "seconds":
@@ -163,7 +167,7 @@ def judge(
     model = shelf.from_pretrained(folder, settings=settings).to(choose_device(device))
     data.space.require(data.test.first(1).x, who="the ruler")
     features, judging_net = ruler_features(data, ruler or folder, seed, show, weights=weights)
-    splits = _Splits.of(data)
+    splits, refused = _Splits.of(data), list[str]()
     readings = measure(
         model,
         space=data.space,
@@ -180,9 +184,11 @@ def judge(
         untrained=_untrained(model, card, data, seed),
         noise_floor=_noise_floor(data),
         truth=data.truth,
-        say=show.line,
+        say=refused.append,
     )
-    judgement = Judgement(tuple(readings), _diagnosed(model, splits.test))
+    for line in refused:
+        show.line(line)
+    judgement = Judgement(tuple(readings), _diagnosed(model, splits.test), tuple(refused))
     write_json(folder / READINGS, judgement.to_json())
     return judgement
 

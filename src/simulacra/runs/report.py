@@ -172,11 +172,13 @@ def _readings(judgement: Judgement) -> str:
     told = "".join(
         f"<li>{_text(name)}: {value:.4g}</li>" for name, value in judgement.diagnoses.items()
     )
+    refused = "".join(f"<li>{_text(line)}</li>" for line in judgement.refused)
     return (
         "<h2>The ruler</h2><p class=soft>= exact, ≤ a bound (the true value is at most this), ≈ an "
         "estimate.</p><div class=wide><table class='sort one'><thead><tr><th>reading</th><th>value</th>"
         "<th>95 %</th><th>real data</th><th>without a model</th><th>count</th><th>how</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + (f"<ul class=soft>{refused}</ul>" if refused else "")
         + (f"<h2>What its own family asks</h2><ul class=soft>{told}</ul>" if told else "")
     )
 
@@ -386,6 +388,7 @@ def _made(
         )
         told = ", ".join(f"{key} {value:.4g}" for key, value in judgements[name].diagnoses.items())
         items += [f"{_text(name)}: {_text(told)}"] if told else []
+        items += [f"{_text(name)}: {_text(line)}" for line in judgements[name].refused]
         items += [f"{_text(name)}, warning: {_text(one)}" for one in numbers["warnings"]]
     items += [f"{_text(name)}: {_text(why)}" for name, why in facts["failures"].items()]
     listed = "".join(f"<li>{item}</li>" for item in items)
