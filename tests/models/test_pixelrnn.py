@@ -226,8 +226,20 @@ def test_channels_that_do_not_divide_are_rounded_up(scan):
     assert model.logits(torch.zeros(2, 3, 4, 4)).shape == (2, 256, 3, 4, 4)
 
 
-@pytest.mark.parametrize("name", ["first", "kernel"])
-def test_a_kernel_without_a_middle_is_refused(name):
+@SCAN
+def test_many_images_are_scored_in_parts(scan):
+    model = small(Images(1, 2, 3, 2), scan, condition=Labels(2))
+    x, labels = model.space.random(70, seeded()), torch.arange(70) % 2
+    whole = model.log_prob(x, condition=labels)
+    for rows in (slice(0, 3), slice(60, 70)):
+        torch.testing.assert_close(whole[rows], model.log_prob(x[rows], condition=labels[rows]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [({"first": 4}, "CFG-110"), ({"kernel": 2}, "CFG-110"), ({"layers": 0}, "CFG-111")],
+)
+def test_settings_that_make_no_sense_are_refused(setting, code):
     with pytest.raises(Refusal) as refusal:
-        Config(**{name: 4})
-    assert refusal.value.code == "CFG-110"
+        Config(**setting)
+    assert refusal.value.code == code

@@ -41,6 +41,9 @@ from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space
 
+AT_ONCE = 64
+"""So many images are scored together: more of them fall out of the cache and are not faster."""
+
 Layer = Callable[[Tensor], Tensor]
 
 
@@ -64,6 +67,12 @@ class Config:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise Refusal(
+                "CFG-111",
+                f"layers is {self.layers}; without one a pixel sees its first convolution only",
+                way_out="give layers 1 or more, such as 7",
+            )
         for name, width in (("first", self.first), ("kernel", self.kernel)):
             if width < 1 or width % 2 == 0:
                 raise Refusal(
@@ -129,7 +138,8 @@ class _Network(nn.Module):
         x = _images_last(x + self.place.to(x.dtype))
         for block in self.blocks:
             x = block(x, raw, classes)
-        return x.permute(2, 1, 0).contiguous().mT.unflatten(2, self.grid)
+        whole: Tensor = x.permute(2, 1, 0).contiguous().mT.unflatten(2, self.grid)
+        return whole
 
     def walk(self, rows: int, classes: Tensor | None) -> _Walk:
         return _Walk(self, rows, classes)
@@ -242,8 +252,12 @@ class PixelRNN(nn.Module, Sampler, Density, Factorised, Completer):
         return self.log_factors(x, condition=condition).flatten(1).sum(1)
 
     def log_factors(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        x = as_device(x, self)
-        return categorical_log_prob(x, self.logits(x, condition).movedim(1, -1))
+        factors = []
+        for index, part in enumerate(as_device(x, self).split(AT_ONCE)):
+            rows = slice(index * AT_ONCE, (index + 1) * AT_ONCE)
+            logits = self.logits(part, None if condition is None else condition[rows])
+            factors.append(categorical_log_prob(part, logits.movedim(1, -1)))
+        return torch.cat(factors)
 
     @torch.no_grad()
     def complete(
