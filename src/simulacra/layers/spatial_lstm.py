@@ -115,9 +115,9 @@ class DiagonalLSTM(nn.Module):
     they are added: at (i, j) stands what it made of rows up to i - 1.
 
     (inputs, height * width, batch) to (size, height * width, batch). ``raw``: the width of the network's
-    own input, that the second direction of a first layer is shown with no mask. Features under mask A
-    leave out their own pixel, and nothing to the right of a row's last pixel is there to report it: all
-    of the next row would not know it.
+    own input, that the second direction of a first layer is shown with no mask (moved down a row, it may
+    see it). Features under mask A leave out their own pixel, and nothing stands right of a row's last one
+    to report it: the next row would not know it before the first convolution reaches it.
     """
 
     order: Tensor
