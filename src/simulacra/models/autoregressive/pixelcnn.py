@@ -33,13 +33,11 @@ from simulacra.layers.dropout import Dropout
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.layout import channels_last
 from simulacra.layers.masked import Cursor, MaskedConv2d, RowCursor
+from simulacra.layers.raster import drawn_in_order, entering, entering_features
 from simulacra.optimisation import Optimiser
-from simulacra.probability.distributions import categorical_draw, categorical_log_prob
+from simulacra.probability.distributions import categorical_log_prob
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.spaces import Images, Labels, Space
-
-MOST_ONE_HOT = 32
-"""Up to so many levels enter as zeros and a one; more of them as one number in [-1, 1]."""
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -297,7 +295,7 @@ class PixelCNN(nn.Module, Sampler, Density, Factorised, Completer):
         self.config = config = config or Config()
         groups, classes = space.channels, condition.count if condition else 0
         channels, head = (-(-width // groups) * groups for width in (config.channels, config.head))
-        inputs = groups * (space.levels if 2 < space.levels <= MOST_ONE_HOT else 1)
+        inputs = entering_features(space)
         kind = _Gated if config.gated else _Plain
         self.network: _Gated | _Plain = kind(config, inputs, channels, space, classes)
         features = channels if config.gated else 2 * channels
@@ -392,19 +390,8 @@ class PixelCNN(nn.Module, Sampler, Density, Factorised, Completer):
         return last(self.dropout(functional.relu(inner)))
 
     def _entering(self, x: Tensor) -> Tensor:
-        """Levels as the network's input, feature f belonging to channel f mod ``space.channels``.
-
-        Dimension 1 of ``x`` are the channels, whatever follows stays; zero is left for the border.
-        """
-        weight = self.last.weight
-        if 2 < self.space.levels <= MOST_ONE_HOT:
-            ones = functional.one_hot(x.long(), self.space.levels).to(weight.dtype)
-            entering = ones.movedim(-1, 1).flatten(1, 2)
-        else:
-            entering = x.to(weight.dtype) * (2 / (self.space.levels - 1)) - 1
-        if entering.ndim == 4:
-            entering = entering.contiguous(memory_format=torch.channels_last)
-        return entering
+        """Levels as the network's input, feature f belonging to channel f mod ``space.channels``."""
+        return entering(x, self.space, self.last.weight.dtype)
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
         classes = one_hot_labels(condition, self.condition_space, rows)
@@ -414,35 +401,21 @@ class PixelCNN(nn.Module, Sampler, Density, Factorised, Completer):
         self, noise: Noise, condition: Tensor | None, given: Tensor | None, known: Tensor | None
     ) -> Tensor:
         """Draw pixel after pixel; where ``known`` is true, take ``given`` instead."""
-        channels, height, width = self.space.shape
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        uniform = noise.uniform(channels, height, width)
+        uniform = noise.uniform(*self.space.shape)
         walk = self.network.walk(noise.rows, self._classes(condition, noise.rows))
         cursors = [layer.cursor(noise.rows, 1) for layer in (self.before_last, self.last)]
         before_last, last = (cursor.point for cursor in cursors)
-        x = torch.zeros(
-            noise.rows, channels, height, width, dtype=torch.long, device=uniform.device
-        )
-        before: Tensor | None = None
         training, _ = self.training, self.eval()
-        for row in range(height):
-            walk.next_row(row, before)
-            for column in range(width):
-                pixel = x[:, :, row, column]
-                for channel in range(channels):
-                    if channel:
-                        walk.put(column, self._entering(pixel))
-                    told = self._head(walk.at(column), before_last, last)
-                    logits = told.unflatten(1, (self.space.levels, channels))[:, :, channel]
-                    drawn = categorical_draw(logits, uniform[:, channel, row, column])
-                    if given is not None and known is not None:
-                        at = (slice(None), channel, row, column)
-                        drawn = torch.where(known[at], given[at].long(), drawn)
-                    pixel[:, channel] = drawn
-                walk.put(column, self._entering(pixel))
-            before = self._entering(x[:, :, row]).mT
+
+        def tell(features: Tensor) -> Tensor:
+            return self._head(features, before_last, last)
+
+        x = drawn_in_order(
+            self.space, walk, self._entering, tell, uniform, given=given, known=known
+        )
         self.train(training)
-        return x.to(self.space.dtype)
+        return x
 
     def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """-log p(x) in nats per dimension."""
