@@ -421,10 +421,10 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         """Of every pixel given those before it; its tensors begin with (batch, height, width)."""
         entering, height = self._entering(x), self.space.height
         entering = entering.contiguous(memory_format=torch.channels_last)
-        place = self.place.to(entering.dtype)
         down = self.enter_down(entering)[:, :, :height]
-        down = down.contiguous(memory_format=torch.channels_last) + place[0]
-        right = self.enter_right(entering) + place[1]
+        down = down.contiguous(memory_format=torch.channels_last)
+        right = self.enter_right(entering)
+        down, right = down + self.place[0].to(down.dtype), right + self.place[1].to(right.dtype)
         _, right = self.scale(down, right, self._classes(condition, len(x)))
         return self._mixture(self.leave(functional.elu(right)).movedim(1, -1))
 
