@@ -419,14 +419,18 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
     def mixture(self, x: Tensor, condition: Tensor | None = None) -> Mixture:
         """Of every pixel given those before it; its tensors begin with (batch, height, width)."""
-        entering, height = self._entering(x), self.space.height
+        return self._mixture(self.numbers(self._entering(x), self._classes(condition, len(x))))
+
+    def numbers(self, entering: Tensor, classes: Tensor | None) -> Tensor:
+        """What the network says of every pixel, (batch, H, W, numbers), from reals in [-1, 1]."""
         entering = entering.contiguous(memory_format=torch.channels_last)
-        down = self.enter_down(entering)[:, :, :height]
+        down = self.enter_down(entering)[:, :, : self.space.height]
         down = down.contiguous(memory_format=torch.channels_last)
         right = self.enter_right(entering)
         down, right = down + self.place[0].to(down.dtype), right + self.place[1].to(right.dtype)
-        _, right = self.scale(down, right, self._classes(condition, len(x)))
-        return self._mixture(self.leave(functional.elu(right)).movedim(1, -1))
+        _, right = self.scale(down, right, classes)
+        told: Tensor = self.leave(functional.elu(right)).movedim(1, -1)
+        return told
 
     def _mixture(self, raw: Tensor) -> Mixture:
         """From numbers that stand last; in float32 at least."""
