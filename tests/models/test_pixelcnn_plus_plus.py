@@ -58,7 +58,7 @@ def one_pass_a_pixel(model, rows, seed, given=None, known=None):
         )
         at = (slice(None), slice(None), i, j)
         fixed = None if given is None else (given[at].long(), known[at])
-        x[at] = model._pixel(one, uniform[at], fixed)
+        x[at] = model.pixel(one, uniform[at], fixed)
     return x.to(model.space.dtype)
 
 

@@ -476,12 +476,12 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
                 at = (slice(None), slice(None), row, column)
                 fixed = None if given is None or known is None else (given[at].long(), known[at])
                 mixture = self._mixture(walk.at(column))
-                x[at] = self._pixel(mixture, uniform[at], fixed)
+                x[at] = self.pixel(mixture, uniform[at], fixed)
                 walk.put(column, self._entering(x[at]))
         self.train(training)
         return x.to(self.space.dtype)
 
-    def _pixel(
+    def pixel(
         self, mixture: Mixture, uniform: Tensor, fixed: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """A draw of one pixel's channels, (batch, C), from ``uniform`` numbers (batch, C, 2).
