@@ -10,7 +10,6 @@ from simulacra.models.autoregressive.pixelcnn_plus_plus import (
     Config,
     Mixture,
     PixelCNNPlusPlus,
-    _Walk,
 )
 from simulacra.probability.distributions import discretised_logistic_log_prob
 from simulacra.probability.noise import row_noise
@@ -85,7 +84,7 @@ def test_a_pixel_sees_all_pixels_before_it_and_no_other(scales, shape):
 
 def test_the_support_test_would_notice_a_leak():
     model = small(Images(1, 4, 4, 4), 2).double()
-    model.enter_right.mask.fill_(1.0)
+    model.streams.enter_right.mask.fill_(1.0)
     assert seen_by(model, 2, 2)[0, 2, 2]
 
 
@@ -158,17 +157,17 @@ def test_all_states_together_have_probability_one(scales, space, condition):
 
 @SCALES
 @SPACES
-def test_numbers_of_a_position_are_those_of_the_whole_image(scales, space):
+def test_features_of_a_position_are_those_of_the_whole_image(scales, space):
     model = small(space, scales, condition=Labels(2))
     x, labels = space.random(4, seeded()), torch.tensor([0, 1, 1, 0])
     entering, classes = model._entering(x), model._classes(labels, 4)
     with torch.no_grad():
-        whole, walk = model.numbers(entering, classes), _Walk(model, 4, classes)
+        whole, walk = model.streams(entering, classes), model.streams.walk(4, classes)
         for row in range(space.height):
             walk.next_row(row, entering[:, :, row - 1] if row else None)
             for column in range(space.width):
                 there = walk.at(column)
-                torch.testing.assert_close(there, whole[:, row, column], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(there, whole[:, :, row, column], atol=1e-5, rtol=1e-5)
                 walk.put(column, entering[:, :, row, column])
 
 

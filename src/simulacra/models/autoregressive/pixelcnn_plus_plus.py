@@ -11,14 +11,9 @@ L is a logistic's mass in the cell of a level, the first and last cells reaching
 numbers of a pixel come from the pixels before it, so one network without any order among the channels
 gives them, and neighbouring levels are neighbours from the start.
 
-Two streams of features, shifted at the entrance instead of masked (fig. 2): the *down* stream at (i, j)
-sees all rows above i; the *down-right* one also what stands left of j, and reads the down stream at every
-layer. Layers are residual, x + a * sigmoid(b), with concatenated ELU and dropout (sec. 2.5). Between
-scales both streams are halved by strides and doubled again (sec. 2.3), and each block on the way back
-reads what its partner on the way there was given (sec. 2.4).
-
-Sampling works out the down stream once a row and the other one at the new pixel only, a scale further
-down at every second pixel of every second row.
+The network is the paper's two shifted streams (``layers/streams.py``): gated residual blocks with
+concatenated ELU and dropout (sec. 2.5), down- and up-sampling (sec. 2.3), short-cuts between the way
+there and the way back (sec. 2.4). Sampling keeps its features, and works out those of the new pixel.
 
 Salimans, Karpathy, Chen & Kingma 2017, arXiv 1701.05517. Changed: blocks stand where they cost least
 (all at the lowest scale, half as many at each larger one); what comes back from a scale is added to what
@@ -29,9 +24,7 @@ went there; a bias for each position at the entrance; scales are never below an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -40,10 +33,10 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.dropout import Dropout
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.layout import channels_last
-from simulacra.layers.masked import MaskedConv2d, RowCursor
+from simulacra.layers.masked import MaskedConv2d
+from simulacra.layers.streams import ShiftedStreams
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import (
     discretised_logistic_log_prob,
@@ -53,9 +46,6 @@ from simulacra.probability.distributions import (
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space
-
-Layer = Callable[[Tensor], Tensor]
-Streams = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,215 +89,6 @@ class Mixture:
         return torch.stack([self.mean_of(c, x[..., :c]) for c in channels], dim=-2)
 
 
-class _Down(nn.Conv2d):
-    """Rows i - 1 and i, columns j - 1 to j + 1: a convolution of the down stream."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, (2, 3), stride, padding=(1, 1))
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input)[:, :, : -(-input.shape[2] // self.stride[0])]
-
-
-def _right(inputs: int, outputs: int, stride: int = 1) -> MaskedConv2d:
-    """Rows i - 1 and i, columns j - 1 and j: a convolution of the down-right stream."""
-    return MaskedConv2d(inputs, outputs, above=1, reach=1, ahead=0, stride=stride)
-
-
-def _concatenated_elu(x: Tensor) -> Tensor:
-    """elu of x beside elu of -x, twice the channels (sec. 2.6)."""
-    return functional.elu(torch.cat([x, -x], dim=1))
-
-
-class _Block(nn.Module):
-    """x + a * sigmoid(b) with (a, b) = last(drop(act(first(act(x)) + what is read))) + V class."""
-
-    def __init__(self, config: Config, classes: int) -> None:
-        super().__init__()
-        self.told = nn.Linear(classes, 2 * config.channels, bias=False) if classes else None
-        self.dropout = Dropout(config.dropout)
-
-    def said(self, classes: Tensor | None) -> Tensor | None:
-        return None if self.told is None else self.told(classes)
-
-    def forward(
-        self, x: Tensor, read: Tensor | None, told: Tensor | None, first: Layer, last: Layer
-    ) -> Tensor:
-        """On whole images, on a row (batch, channels, W), or at one position (batch, channels)."""
-        inner = first(_concatenated_elu(x))
-        inner = inner if read is None else inner + read
-        both = last(self.dropout(_concatenated_elu(inner)))
-        both = both if told is None else both + told.reshape(*told.shape, *[1] * (x.ndim - 2))
-        signal, gate = both.chunk(2, dim=1)
-        return x + signal * torch.sigmoid(gate)
-
-
-class _Pair(nn.Module):
-    """A block of the down stream and one of the down-right stream, which reads the first.
-
-    On the way back both also read what the partner on the way there was given.
-    """
-
-    def __init__(self, config: Config, classes: int, *, back: bool) -> None:
-        super().__init__()
-        width = config.channels
-        self.down, self.right = (_Block(config, classes) for _ in range(2))
-        self.down_first, self.down_last = _Down(2 * width, width), _Down(2 * width, 2 * width)
-        self.right_first, self.right_last = _right(2 * width, width), _right(2 * width, 2 * width)
-        self.link = MaskedConv2d(2 * width, width)
-        self.back_down = MaskedConv2d(2 * width, width) if back else None
-        self.back_right = MaskedConv2d(2 * width, width) if back else None
-        with torch.no_grad():
-            self.down_last.weight.mul_(0.1)
-            self.right_last.weight.mul_(0.1)
-
-    def forward(
-        self, down: Tensor, right: Tensor, partner: Streams | None, classes: Tensor | None
-    ) -> Streams:
-        read = None
-        if self.back_down is not None and partner is not None:
-            read = self.back_down(_concatenated_elu(partner[0]))
-        told = self.down.said(classes)
-        down = self.down(down, read, told, self.down_first, self.down_last)
-        read = self.link(_concatenated_elu(down))
-        if self.back_right is not None and partner is not None:
-            read = read + self.back_right(_concatenated_elu(partner[1]))
-        told = self.right.said(classes)
-        return down, self.right(right, read, told, self.right_first, self.right_last)
-
-
-class _PairWalk:
-    """A ``_Pair`` over images that are being drawn: ``row`` begins a row, ``at`` gives its columns."""
-
-    def __init__(self, pair: _Pair, rows: int, width: int, classes: Tensor | None) -> None:
-        self.pair = pair
-        self.told = pair.down.said(classes), pair.right.said(classes)
-        self.down = [RowCursor(one, rows, width) for one in (pair.down_first, pair.down_last)]
-        self.right = [one.cursor(rows, width) for one in (pair.right_first, pair.right_last)]
-
-    def row(self, down: Tensor, partner: Tensor | None) -> Tensor:
-        """The down stream's row, (batch, channels, W), through its block."""
-        pair, read = self.pair, None
-        if pair.back_down is not None and partner is not None:
-            read = _at_points(pair.back_down, _concatenated_elu(partner).mT).mT
-        first, last = (_whole_row(one) for one in self.down)
-        down = pair.down(down, read, self.told[0], first, last)
-        self.linked = _at_points(pair.link, _concatenated_elu(down).mT)
-        for cursor in self.right:
-            cursor.next_row()
-        return down
-
-    def at(self, column: int, right: Tensor, partner: Tensor | None) -> Tensor:
-        """The down-right stream's features at a column, (batch, channels), through its block."""
-        pair, read = self.pair, self.linked[:, column]
-        if pair.back_right is not None and partner is not None:
-            read = read + _at_points(pair.back_right, _concatenated_elu(partner))
-        first, last = (partial(cursor.step, column) for cursor in self.right)
-        out: Tensor = pair.right(right, read, self.told[1], first, last)
-        return out
-
-
-class _Scale(nn.Module):
-    """Pairs on the way there, the next scale at half the size, pairs on the way back."""
-
-    def __init__(self, config: Config, scales: int, classes: int) -> None:
-        super().__init__()
-        width, count = config.channels, max(1, config.blocks >> (scales - 1))
-        self.there = nn.ModuleList(_Pair(config, classes, back=False) for _ in range(count))
-        self.back = nn.ModuleList(_Pair(config, classes, back=True) for _ in range(count))
-        self.inner = None
-        if scales > 1:
-            self.inner = _Scale(config, scales - 1, classes)
-            self.shrink_down, self.shrink_right = _Down(width, width, 2), _right(width, width, 2)
-            self.grow_down = nn.ConvTranspose2d(width, width, 2, stride=2)
-            self.grow_right = nn.ConvTranspose2d(width, width, 2, stride=2)
-
-    def forward(self, down: Tensor, right: Tensor, classes: Tensor | None) -> Streams:
-        given: list[Streams] = []
-        for pair in self.there:
-            given.append((down, right))
-            down, right = pair(down, right, None, classes)
-        if self.inner is not None:
-            low = self.inner(self.shrink_down(down), self.shrink_right(right), classes)
-            height, width = down.shape[2:]
-            down = down + self.grow_down(low[0])[:, :, :height, :width]
-            right = right + self.grow_right(low[1])[:, :, :height, :width]
-        for pair in self.back:
-            down, right = pair(down, right, given.pop(), classes)
-        return down, right
-
-
-class _ScaleWalk:
-    """A ``_Scale`` over images that are being drawn: the scale below moves at every second step."""
-
-    def __init__(self, scale: _Scale, rows: int, width: int, classes: Tensor | None) -> None:
-        self.there, self.back = (
-            [_PairWalk(one, rows, width, classes) for one in pairs if isinstance(one, _Pair)]
-            for pairs in (scale.there, scale.back)
-        )
-        self.inner = None
-        if scale.inner is not None:
-            half = -(-width // 2)
-            self.inner = _ScaleWalk(scale.inner, rows, half, classes)
-            self.shrink_down = RowCursor(scale.shrink_down, rows, width)
-            self.shrink_right = scale.shrink_right.cursor(rows, width)
-            self.grow_down, self.grow_right = scale.grow_down, scale.grow_right
-            self.low_right = scale.grow_right.weight.new_zeros(
-                half, rows, len(scale.grow_right.weight)
-            )
-
-    def next_row(self, row: int, down: Tensor) -> Tensor:
-        """Begin a row: the down stream's features of it, (batch, channels, W), through the scale."""
-        self.now, given = row, []
-        for pair in self.there:
-            given.append(down)
-            down = pair.row(down, None)
-        if self.inner is not None:
-            low = self.shrink_down.row(down.mT).mT
-            if row % 2 == 0:
-                self.low_down = self.inner.next_row(row // 2, low)
-            down = down + _grown_row(self.grow_down, self.low_down, row % 2)[:, :, : down.shape[2]]
-            self.shrink_right.next_row()
-        for pair in self.back:
-            down = pair.row(down, given.pop())
-        return down
-
-    def at(self, column: int, right: Tensor) -> Tensor:
-        """The down-right stream's features at a column of the row begun, through the scale."""
-        given: list[Tensor] = []
-        for pair in self.there:
-            given.append(right)
-            right = pair.at(column, right, None)
-        if self.inner is not None:
-            self.shrink_right.put(column, right)
-            if self.now % 2 == 0 and column % 2 == 0:
-                low = self.inner.at(column // 2, self.shrink_right.at(column))
-                self.low_right[column // 2] = low
-            grow, low = self.grow_right, self.low_right[column // 2]
-            right = right + functional.linear(
-                low, grow.weight[:, :, self.now % 2, column % 2].T, grow.bias
-            )
-        for pair in self.back:
-            right = pair.at(column, right, given.pop())
-        return right
-
-
-def _at_points(layer: MaskedConv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution with the features last, at one position or along a row."""
-    return functional.linear(x, layer.weight[:, :, 0, 0], layer.bias)
-
-
-def _whole_row(cursor: RowCursor) -> Layer:
-    return lambda y: cursor.row(y.mT).mT
-
-
-def _grown_row(grow: nn.ConvTranspose2d, low: Tensor, parity: int) -> Tensor:
-    """One of the two rows that a row of the scale below grows into, (batch, channels, 2 W)."""
-    both = torch.einsum("bcw,cdp->bdwp", low, grow.weight[:, :, parity])
-    assert grow.bias is not None
-    return both.flatten(2) + grow.bias.unsqueeze(1)
-
-
 class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
     """Two shifted streams and a mixture of discretised logistics for every pixel."""
 
@@ -326,23 +107,23 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
             )
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        width, channels = config.channels, space.channels
         classes = condition.count if condition else 0
-        self.enter_down = nn.Conv2d(channels, width, (2, 3), padding=(2, 1), bias=False)
-        self.enter_right = MaskedConv2d(channels, width, above=1, reach=1, kind="A")
-        self.place = nn.Parameter(torch.zeros(2, width, *space.shape[1:]))
-        self.scale = _Scale(config, config.scales, classes)
+        self.streams = ShiftedStreams(
+            space, config.channels, config.scales, config.blocks, config.dropout, classes
+        )
+        channels = space.channels
         numbers = 1 + 2 * channels + channels * (channels - 1) // 2
-        self.leave = MaskedConv2d(width, numbers * config.mixtures)
+        self.leave = MaskedConv2d(config.channels, numbers * config.mixtures)
         self._spread()
         channels_last(self)
 
     @torch.no_grad()
     def _spread(self) -> None:
-        """Let the components begin in the middles of K equal parts of [-1, 1]."""
+        """Let the components begin spread over [-1, 1], a single one in the middle."""
         count = self.config.mixtures
         bias = torch.zeros(len(self.leave.bias) // count, count)
-        bias[1 : 1 + self.space.channels] = (2 * torch.arange(count) + 1) / count - 1
+        if count > 1:
+            bias[1 : 1 + self.space.channels] = torch.linspace(-1, 1, count)
         bias[1 + self.space.channels : 1 + 2 * self.space.channels] = -math.log(2 * count)
         self.leave.bias.copy_(bias.flatten())
         self.leave.weight.mul_(0.1)
@@ -384,7 +165,7 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        noise = row_noise(num_samples, generator, self.place.device)
+        noise = row_noise(num_samples, generator, self.leave.weight.device)
         return self._drawn(noise, condition, None, None)
 
     def log_prob(
@@ -414,7 +195,7 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
         Known pixels further on have no say in it: exact for a known upper part, and a draft otherwise.
         """
-        noise = row_noise(len(x), generator, self.place.device)
+        noise = row_noise(len(x), generator, self.leave.weight.device)
         return self._drawn(noise, condition, as_device(x, self), as_device(known, self))
 
     def mixture(self, x: Tensor, condition: Tensor | None = None) -> Mixture:
@@ -423,13 +204,7 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
     def numbers(self, entering: Tensor, classes: Tensor | None) -> Tensor:
         """What the network says of every pixel, (batch, H, W, numbers), from reals in [-1, 1]."""
-        entering = entering.contiguous(memory_format=torch.channels_last)
-        down = self.enter_down(entering)[:, :, : self.space.height]
-        down = down.contiguous(memory_format=torch.channels_last)
-        right = self.enter_right(entering)
-        down, right = down + self.place[0].to(down.dtype), right + self.place[1].to(right.dtype)
-        _, right = self.scale(down, right, classes)
-        told: Tensor = self.leave(functional.elu(right)).movedim(1, -1)
+        told: Tensor = self.leave(functional.elu(self.streams(entering, classes))).movedim(1, -1)
         return told
 
     def _mixture(self, raw: Tensor) -> Mixture:
@@ -454,11 +229,11 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
     def _entering(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Levels as reals in [-1, 1]."""
-        return x.to(dtype or self.place.dtype) * (2 / (self.space.levels - 1)) - 1
+        return x.to(dtype or self.leave.weight.dtype) * (2 / (self.space.levels - 1)) - 1
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
         classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else classes.to(self.place)
+        return None if classes is None else classes.to(self.leave.weight)
 
     def _drawn(
         self, noise: Noise, condition: Tensor | None, given: Tensor | None, known: Tensor | None
@@ -468,14 +243,15 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         uniform = noise.uniform(channels, height, width, 2)
         training, _ = self.training, self.eval()
-        walk = _Walk(self, noise.rows, self._classes(condition, noise.rows))
+        walk = self.streams.walk(noise.rows, self._classes(condition, noise.rows))
+        leave = self.leave.cursor(noise.rows, 1).point
         x = torch.zeros(noise.rows, *self.space.shape, dtype=torch.long, device=uniform.device)
         for row in range(height):
             walk.next_row(row, self._entering(x[:, :, row - 1]) if row else None)
             for column in range(width):
                 at = (slice(None), slice(None), row, column)
                 fixed = None if given is None or known is None else (given[at].long(), known[at])
-                mixture = self._mixture(walk.at(column))
+                mixture = self._mixture(leave(functional.elu(walk.at(column))))
                 x[at] = self.pixel(mixture, uniform[at], fixed)
                 walk.put(column, self._entering(x[at]))
         self.train(training)
@@ -523,32 +299,3 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         stage = Stage([Descent((player,), self.negative_log_likelihood)])
         bf16 = config.channels >= 16
         return Game([stage], batch_size=config.batch_size, average=0.05, bf16=bf16)
-
-
-class _Walk:
-    """The whole network over images that are being drawn: a row is begun, then a column at a time."""
-
-    def __init__(self, model: PixelCNNPlusPlus, rows: int, classes: Tensor | None) -> None:
-        width = model.space.width
-        self.place = model.place.detach()
-        self.enter_down = RowCursor(model.enter_down, rows, width)
-        self.enter_right = model.enter_right.cursor(rows, width)
-        self.scale = _ScaleWalk(model.scale, rows, width, classes)
-        self.leave = model.leave
-        self.nothing = self.place.new_zeros(rows, model.space.channels, width)
-
-    def next_row(self, row: int, before: Tensor | None) -> None:
-        """Begin a row; ``before`` is the network's input for the row above, (rows, channels, W)."""
-        before = self.nothing if before is None else before
-        down = self.enter_down.row(before.mT).mT + self.place[0, :, row]
-        self.scale.next_row(row, down)
-        self.enter_right.next_row()
-        self.here = self.place[1, :, row]
-
-    def at(self, column: int) -> Tensor:
-        """The raw numbers of a column's mixture, (rows, numbers)."""
-        right = self.enter_right.at(column) + self.here[:, column]
-        return _at_points(self.leave, functional.elu(self.scale.at(column, right)))
-
-    def put(self, column: int, x: Tensor) -> None:
-        self.enter_right.put(column, x)

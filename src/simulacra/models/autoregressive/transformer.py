@@ -186,7 +186,7 @@ class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """Few layers and dropout for few data; wider for colour and text."""
         if num_examples < 10_000:
-            return Config(layers=3, dropout=0.2, batch_size=64, learning_rate=3e-3)
+            return Config(layers=3, heads=2, dropout=0.2, batch_size=64, learning_rate=3e-3)
         if isinstance(space, Images) and space.channels == 1:
             return Config(width=96, heads=2, batch_size=16, learning_rate=2e-3)
         return Config(width=128, batch_size=16)
