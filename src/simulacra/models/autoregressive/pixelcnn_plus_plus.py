@@ -145,7 +145,8 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
             blocks=4,
             mixtures=10 if wide else 5,
             dropout=0.0,
-            learning_rate=2e-3,
+            batch_size=16,
+            learning_rate=1.5e-3,
         )
 
     @classmethod
