@@ -14,6 +14,8 @@ from simulacra.probability.distributions import (
     discretised_logistic_log_prob,
     gaussian_kl,
     gaussian_log_prob,
+    logistic_mixture_draw,
+    logistic_mixture_log_factors,
 )
 from simulacra.probability.noise import BatchNoise, RowNoise, mixed, row_noise, scoring_noise
 from simulacra.probability.quantiles import from_normal_scores, to_normal_scores
@@ -41,6 +43,65 @@ def test_discretised_logistic_draws_agree():
     draws = discretised_logistic_draw(mean, log_scale, torch.rand(100_000, generator=seeded()), 5)
     shares = torch.bincount(draws, minlength=5) / 100_000
     expected = discretised_logistic_log_prob(torch.arange(5), mean, log_scale, 5).exp()
+    torch.testing.assert_close(shares, expected, atol=6e-3, rtol=0)
+
+
+def mixture_of_three(channels, seed=0):
+    """logits (3,), means and log-scales (channels, 3) of a mixture that all channels share."""
+    draw = seeded(seed)
+    logits = torch.randn(3, generator=draw, dtype=torch.float64)
+    mean = torch.randn(channels, 3, generator=draw, dtype=torch.float64)
+    return logits, mean, torch.randn(channels, 3, generator=draw, dtype=torch.float64) - 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_logistic_mixture_sums_to_one(seed):
+    logits, mean, log_scale = mixture_of_three(1, seed)
+    factors = logistic_mixture_log_factors(
+        torch.arange(256).unsqueeze(1), logits, mean, log_scale, 256
+    )
+    assert float(factors.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_factors_of_a_shared_mixture_are_ratios_of_its_sums():
+    logits, mean, log_scale = mixture_of_three(3)
+    weights = torch.softmax(logits, 0)
+    x = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    parts = [
+        [discretised_logistic_log_prob(x[:, c], mean[c, k], log_scale[c, k], 4) for k in range(3)]
+        for c in range(3)
+    ]
+    before = torch.ones(len(x), dtype=torch.float64)
+    factors = logistic_mixture_log_factors(x, logits, mean, log_scale, 4)
+    for c in range(3):
+        up_to = sum(
+            weights[k] * torch.stack([parts[i][k] for i in range(c + 1)]).sum(0).exp()
+            for k in range(3)
+        )
+        torch.testing.assert_close(factors[:, c], (up_to / before).log())
+        before = up_to
+    assert float(factors.sum(1).exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_a_logistic_mixture_are_finite_far_from_it(dtype):
+    x = torch.tensor([0, 1, 128, 254, 255]).unsqueeze(1)
+    for far in (-1e3, -50.0, 0.0, 50.0, 1e3):
+        for spread in (-7.0, 0.0, 30.0):
+            given = [torch.zeros(3), torch.full((1, 3), far), torch.full((1, 3), spread)]
+            given = [one.to(dtype).requires_grad_() for one in given]
+            factors = logistic_mixture_log_factors(x, *given, 256)
+            slopes = torch.autograd.grad(factors.sum(), given)
+            assert all(torch.isfinite(one).all() for one in (factors, *slopes)), (far, spread)
+
+
+def test_draws_of_a_logistic_mixture_agree():
+    logits, mean, log_scale = (one.float() for one in mixture_of_three(1, seed=3))
+    rows, uniform = 100_000, torch.rand(100_000, 2, generator=seeded())
+    own = (logits.expand(rows, 3), mean.expand(rows, 3), log_scale.expand(rows, 3))
+    shares = torch.bincount(logistic_mixture_draw(*own, uniform, 6), minlength=6) / rows
+    x = torch.arange(6).unsqueeze(1)
+    expected = logistic_mixture_log_factors(x, logits, mean, log_scale, 6).exp()[:, 0]
     torch.testing.assert_close(shares, expected, atol=6e-3, rtol=0)
 
 

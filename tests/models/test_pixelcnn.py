@@ -97,6 +97,39 @@ def test_the_plain_form_has_the_blind_spot_of_its_paper():
         assert torch.equal(seen[row], reached)
 
 
+@GATED
+def test_the_support_test_would_notice_a_leak(gated):
+    model = small(Images(1, 4, 4, 2), gated).double()
+    first = model.network.layers[0].horizontal if gated else model.network.enter
+    # Mask B where A belongs: the pixel sees itself.
+    first.mask[:, :, -1, first.reach] = 1
+    first.whole = bool(first.mask.all())
+    assert seen_by(model, 0, 2, 2)[0, 2, 2]
+
+
+def nats_of_a_far_copy(gated):
+    """After a short training on images whose lower row is the upper one from right to left."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = Config(gated, channels=16, blocks=4, first=3, head=16)
+        model = PixelCNN(Images(1, 2, 5, 2), config)
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(120):
+        upper = torch.randint(2, (32, 1, 1, 5), generator=seeded(step))
+        loss = -model.log_prob(torch.cat([upper, upper.flip(3)], dim=2)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return float(loss)
+
+
+def test_the_blind_spot_costs_what_stands_in_it():
+    # 3x3 kernels see of the row above one column to the right: the first two copies are guesses.
+    bit = torch.tensor(2.0).log().item()
+    assert nats_of_a_far_copy(gated=True) < 5.5 * bit
+    assert nats_of_a_far_copy(gated=False) > 6.9 * bit
+
+
 @pytest.mark.parametrize("kind", ["A", "B"])
 def test_masks_at_the_centre_are_exact(kind):
     conv = MaskedConv2d(3, 3, above=1, reach=1, groups=3, kind=kind).double()

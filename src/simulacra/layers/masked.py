@@ -35,6 +35,8 @@ class MaskedConv2d(nn.Module):
     """(batch, inputs, height, width) to (batch, outputs, height, width), seeing only what came before.
 
     ``above`` = 0 makes a convolution along the row, ``above`` = ``reach`` = 0 one at the position.
+    Rows above are seen ``ahead`` columns to the right, as far as to the left unless it is given; with
+    ``stride`` 2 every second position of every second row is kept.
     """
 
     mask: Tensor
@@ -46,13 +48,16 @@ class MaskedConv2d(nn.Module):
         *,
         above: int = 0,
         reach: int = 0,
+        ahead: int | None = None,
+        stride: int = 1,
         groups: int = 1,
         kind: Literal["A", "B"] = "B",
     ) -> None:
         super().__init__()
-        self.above, self.reach = above, reach
+        self.above, self.reach, self.stride = above, reach, stride
         # In a single row the taps to the right would all be masked: they are left out.
-        mask = torch.ones(outputs, inputs, above + 1, reach + 1 + (reach if above else 0))
+        self.ahead = (reach if above else 0) if ahead is None else ahead
+        mask = torch.ones(outputs, inputs, above + 1, reach + 1 + self.ahead)
         mask[:, :, -1, reach] = centre_mask(inputs, outputs, groups, kind)
         mask[:, :, -1, reach + 1 :] = 0
         self.register_buffer("mask", mask, persistent=False)
@@ -68,9 +73,10 @@ class MaskedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padding = (self.above, self.reach)
-        y = functional.conv2d(x, self.masked_weight(), self.bias, padding=padding)
+        y = functional.conv2d(x, self.masked_weight(), self.bias, self.stride, padding)
         # Padding is the same on both sides; the last rows (and columns) look from beyond the image.
-        y = y[:, :, : x.shape[2], : x.shape[3]] if y.shape[2:] != x.shape[2:] else y
+        height, width = (-(-side // self.stride) for side in x.shape[2:])
+        y = y[:, :, :height, :width] if y.shape[2:] != (height, width) else y
         # A single input channel is contiguous in both layouts, and would choose the slow one.
         return y.contiguous(memory_format=torch.channels_last) if x.shape[1] == 1 else y
 
@@ -82,7 +88,8 @@ class Cursor:
     """One masked convolution, walked over ``rows`` images of ``width`` columns in raster order.
 
     ``next_row`` first, then ``put`` and ``at`` for each column; the inputs of the rows in reach are
-    kept, shape (rows, above + 1, width + 2 reach, inputs), and nothing else.
+    kept, shape (rows, above + 1, reach + width + ahead, inputs), and nothing else. With strides ``at`` is
+    asked at the columns that are kept.
     """
 
     def __init__(self, conv: MaskedConv2d, rows: int, width: int) -> None:
@@ -93,7 +100,8 @@ class Cursor:
         self.over = weight[:, :, :-1].contiguous()
         beside = weight[:, :, -1, : conv.reach + 1]
         self.beside = beside.permute(2, 1, 0).reshape(-1, outputs).contiguous()
-        self.seen = weight.new_zeros(rows, conv.above + 1, width + 2 * conv.reach, inputs)
+        across = conv.reach + width + conv.ahead
+        self.seen = weight.new_zeros(rows, conv.above + 1, across, inputs)
         self.offset = self.bias.expand(rows, width, outputs)
 
     def next_row(self) -> None:
@@ -112,6 +120,11 @@ class Cursor:
         window = self.seen[:, -1, column : column + self.reach + 1].flatten(1)
         return torch.addmm(self.offset[:, column], window, self.beside)
 
+    def step(self, column: int, x: Tensor) -> Tensor:
+        """``put`` and then ``at``: the output at a column whose own input is seen."""
+        self.put(column, x)
+        return self.at(column)
+
     def point(self, x: Tensor) -> Tensor:
         """The output of a layer that sees its own position only: nothing needs to be kept."""
         return torch.addmm(self.bias, x, self.beside)
@@ -124,7 +137,7 @@ class RowCursor:
         self.weight = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach()
         height, across = conv.kernel_size
-        self.reach, self.width = across // 2, width
+        self.reach, self.width, self.stride = across // 2, width, (1, conv.stride[1])
         inputs = conv.in_channels
         self.seen = self.weight.new_zeros(rows, height, width + 2 * self.reach, inputs)
 
@@ -132,5 +145,5 @@ class RowCursor:
         """The next row, shape (rows, width, inputs), to its output, (rows, width, outputs)."""
         self.seen = functional.pad(self.seen[:, 1:], (0, 0, 0, 0, 0, 1))
         self.seen[:, -1, self.reach : self.reach + self.width] = x
-        y = functional.conv2d(self.seen.permute(0, 3, 1, 2), self.weight, self.bias)
+        y = functional.conv2d(self.seen.permute(0, 3, 1, 2), self.weight, self.bias, self.stride)
         return y[:, :, 0].mT

@@ -63,7 +63,7 @@ def discretised_logistic_log_prob(
     upper = (centre + half_cell) * inverse_scale
     lower = (centre - half_cell) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) without the cancellation of the far tails.
-    width = upper - lower
+    width = 2 * half_cell * inverse_scale
     inside = (
         functional.logsigmoid(upper)
         + functional.logsigmoid(-lower)
@@ -80,3 +80,30 @@ def discretised_logistic_draw(
     """Integers 0..levels-1: the cell that a logistic draw falls into."""
     draw = mean + torch.exp(log_scale) * torch.logit(uniform.clamp(1e-7, 1 - 1e-7))
     return ((draw + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
+
+
+def logistic_mixture_log_factors(
+    x: Tensor, logits: Tensor, mean: Tensor, log_scale: Tensor, levels: int
+) -> Tensor:
+    """log p(x_c | x_1..x_{c-1}) under a mixture of discretised logistics that all C entries share.
+
+    p(x) = sum_k softmax(logits)_k prod_c p_k(x_c) (Salimans et al. 2017, sec. 2.2), so each factor is the
+    ratio of two sums: the weights of the components follow what the entries before them say. ``x`` is
+    (…, C), ``logits`` (…, K), ``mean`` and ``log_scale`` (…, C, K); the result is (…, C).
+    """
+    each = discretised_logistic_log_prob(x.unsqueeze(-1), mean, log_scale, levels)
+    joint = torch.log_softmax(logits, dim=-1).unsqueeze(-2) + each.cumsum(-2)
+    up_to = torch.logsumexp(joint, dim=-1)
+    return torch.cat([up_to[..., :1], up_to.diff(dim=-1)], dim=-1)
+
+
+def logistic_mixture_draw(
+    logits: Tensor, mean: Tensor, log_scale: Tensor, uniform: Tensor, levels: int
+) -> Tensor:
+    """Integers 0..levels-1: a component, then the cell that its draw falls into.
+
+    Components stand last in ``logits``, ``mean`` and ``log_scale``; ``uniform`` has two numbers there.
+    """
+    chosen = categorical_draw(logits, uniform[..., 0]).unsqueeze(-1)
+    own = (mean.gather(-1, chosen).squeeze(-1), log_scale.gather(-1, chosen).squeeze(-1))
+    return discretised_logistic_draw(*own, uniform[..., 1], levels)
