@@ -1,0 +1,165 @@
+"""Fully connected networks whose outputs for an entry see the entries before it only (MADE).
+
+Germain et al. 2015 give every unit a degree m; a hidden unit sees units of degrees up to its own, and
+the outputs of entry i see hidden units of degrees below i (eq. 12 and 13). Here units stand sorted by
+degree, so that every unit sees a first part of the layer below, and a masked matrix is a staircase:
+it is multiplied in strips, each as wide as its longest step, which skip most of what the mask would
+make zero. And when entries are found one after the other, each hidden unit is worked out only once,
+as soon as all that it sees is known: D steps that cost one pass together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simulacra.layers.dropout import Dropout
+
+STRIP = 128
+"""The least number of rows that is worth a product of its own."""
+
+
+class MaskedLinear(nn.Module):
+    """(n, inputs) to (n, outputs); output j sees the first ``sees[j]`` inputs, which never falls."""
+
+    def __init__(self, inputs: int, sees: Tensor, *, zero: bool = False) -> None:
+        super().__init__()
+        outputs = len(sees)
+        self.inputs = inputs
+        self.strips = _strips(outputs, inputs)
+        weights: list[nn.Parameter] = []
+        for index, (start, stop) in enumerate(self.strips):
+            width = max(int(sees[stop - 1]), 1)
+            mask = (torch.arange(width) < sees[start:stop, None]).float()
+            weights.append(nn.Parameter(_weight(mask, zero=zero)))
+            self.register_buffer(f"mask{index}", mask, persistent=False)
+        self.weights = nn.ParameterList(weights)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def _masked(self, index: int) -> Tensor:
+        weight: Tensor = self.weights[index] * getattr(self, f"mask{index}")
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = []
+        for index, (start, stop) in enumerate(self.strips):
+            weight = self._masked(index)
+            seen = x if weight.shape[1] == x.shape[1] else x[:, : weight.shape[1]]
+            parts.append(functional.linear(seen, weight, self.bias[start:stop]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def matrix(self) -> Tensor:
+        """The whole masked matrix, shape (outputs, inputs)."""
+        parts = [self._masked(index) for index in range(len(self.strips))]
+        return torch.cat([functional.pad(one, (0, self.inputs - one.shape[1])) for one in parts])
+
+
+def _strips(outputs: int, inputs: int) -> list[tuple[int, int]]:
+    """At most 8 strips of rows; one where the whole is small."""
+    count = max(1, min(8, outputs // STRIP, inputs // STRIP))
+    bounds = [outputs * index // count for index in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def _weight(mask: Tensor, *, zero: bool) -> Tensor:
+    """He's uniform weights (He et al. 2015) for as many inputs as a row sees."""
+    if zero:
+        return torch.zeros_like(mask)
+    seen = mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.empty_like(mask).uniform_(-1, 1) * mask * (3 / seen).sqrt()
+
+
+class AutoregressiveNet(nn.Module):
+    """Entries (n, D) to (n, D, outputs); those of entry i depend on the entries before it only.
+
+    ``extra`` numbers a row, which every entry sees, may be given. Without hidden ``layers`` the
+    outputs are linear. The last layer starts at zero.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        outputs: int,
+        hidden: int,
+        layers: int,
+        *,
+        extra: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.size, self.outputs = size, outputs
+        entry = torch.arange(size)
+        degree = torch.arange(hidden) * max(size - 1, 1) // hidden
+        self.hidden = nn.ModuleList()
+        width, reach = size, degree + 1
+        for _ in range(layers):
+            self.hidden.append(MaskedLinear(width, reach))
+            width, reach = hidden, torch.searchsorted(degree, degree, right=True)
+        seen = torch.searchsorted(degree, entry) if layers else entry
+        # Where hidden units of a degree begin; the last entry is seen by nobody.
+        self.begins = torch.searchsorted(degree, torch.arange(size + 1)).tolist()
+        self.last = MaskedLinear(width, seen.repeat_interleave(outputs), zero=True)
+        self.first_given = nn.Linear(extra, hidden, bias=False) if extra and layers else None
+        self.last_given = nn.Linear(extra, size * outputs, bias=False) if extra else None
+        if self.last_given is not None:
+            nn.init.zeros_(self.last_given.weight)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        h = x
+        for index, layer in enumerate(self.hidden):
+            h = layer(h)
+            if index == 0 and self.first_given is not None and given is not None:
+                h = h + self.first_given(given)
+            h = self.dropout(functional.relu(h))
+        # What the last layer says is as precise as the likelihood: not in bfloat16.
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.last(h.to(x.dtype))
+            if self.last_given is not None and given is not None:
+                out = out + self.last_given(given)
+        told: Tensor = out.unflatten(1, (self.size, self.outputs))
+        return told
+
+    @torch.no_grad()
+    def solve(
+        self, y: Tensor, given: Tensor | None, invert: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """x, shape (n, D), with x_i = invert(y_i, the outputs for entry i), entry by entry."""
+        rows = len(y)
+        matrices = [layer.matrix() for layer in [*self.hidden, self.last]]
+        offsets = self._offsets(given, rows)
+        values = [y.new_zeros(rows, matrix.shape[1]) for matrix in matrices]
+        for entry in range(self.size):
+            if entry and self.hidden:
+                self._advance(entry - 1, values, matrices, offsets)
+            seen = self.begins[entry] if self.hidden else entry
+            own = slice(entry * self.outputs, (entry + 1) * self.outputs)
+            told = values[-1][:, :seen] @ matrices[-1][own, :seen].T + offsets[-1][:, own]
+            values[0][:, entry] = invert(y[:, entry], told)
+        return values[0]
+
+    def _offsets(self, given: Tensor | None, rows: int) -> list[Tensor]:
+        """Each layer's bias together with what is given, shape (rows, outputs)."""
+        layers: list[MaskedLinear] = [*self.hidden, self.last]
+        offsets = [layer.bias.expand(rows, -1) for layer in layers]
+        if given is not None:
+            if self.first_given is not None:
+                offsets[0] = offsets[0] + self.first_given(given)
+            if self.last_given is not None:
+                offsets[-1] = offsets[-1] + self.last_given(given)
+        return offsets
+
+    def _advance(
+        self, degree: int, values: list[Tensor], matrices: list[Tensor], offsets: list[Tensor]
+    ) -> None:
+        """Work out the hidden units of ``degree``, which is the last entry that they see."""
+        units = slice(self.begins[degree], self.begins[degree + 1])
+        for index in range(len(self.hidden)):
+            seen = degree + 1 if index == 0 else units.stop
+            weight = matrices[index][units, :seen]
+            found = values[index][:, :seen] @ weight.T + offsets[index][:, units]
+            values[index + 1][:, units] = functional.relu(found)
