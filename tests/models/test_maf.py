@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simulacra.layers.masked_linear import AutoregressiveNet, MaskedLinear
-from simulacra.models.flows.maf import MAF, Config
+from simulacra.models.flows.maf import MAF, MOST, Config
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Labels, Table, Vectors
 
@@ -93,7 +93,7 @@ def test_entry_by_entry_is_the_whole_pass_again():
     x = torch.zeros(4, 7, dtype=torch.float64)
     for entry in range(7):
         mean, raw = step.network(x, given).unbind(-1)
-        whole = y * torch.exp(raw / (1 + raw.abs() / 7)) + mean
+        whole = y * torch.exp(raw / (1 + raw.abs() / MOST)) + mean
         x[:, entry] = whole[:, entry]
     torch.testing.assert_close(step.inverse(y, given), x)
 
@@ -111,10 +111,12 @@ def test_one_linear_block_is_a_gaussian_with_full_covariance():
     log_scale = lower.diagonal().log()
     last = model.flow.bijection.steps[1].network.last
     with torch.no_grad():
-        rows = torch.zeros(size, 2, last.weights[0].shape[1], dtype=torch.float64)
+        rows = torch.zeros(size, 2, last.steps0.shape[1], dtype=torch.float64)
         rows[:, 0] = weight[:, : rows.shape[2]]
-        last.weights[0].copy_(rows.flatten(0, 1))
-        biases = torch.stack([centre - weight @ centre, log_scale / (1 - log_scale.abs() / 7)], 1)
+        last.steps0.copy_(rows.flatten(0, 1))
+        biases = torch.stack(
+            [centre - weight @ centre, log_scale / (1 - log_scale.abs() / MOST)], 1
+        )
         last.bias.copy_(biases.flatten())
     x = normal.sample((50,))
     torch.testing.assert_close(model.log_prob(x), normal.log_prob(x))

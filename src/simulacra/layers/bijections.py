@@ -67,16 +67,6 @@ class Flatten(Bijection):
         return y.reshape(len(y), *self.shape)
 
 
-class Flip(Bijection):
-    """Entries (n, D) in the opposite order."""
-
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x.flip(1), x.new_zeros(len(x))
-
-    def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
-        return y.flip(1)
-
-
 class ActNorm(Bijection):
     """y = exp(s) x + b for every channel (dimension 1); see ``starting``."""
 

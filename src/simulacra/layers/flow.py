@@ -162,8 +162,7 @@ class Flow(nn.Module):
     def encode(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """f(x), shape (n, D); of an image the code of the middle of its cells, x + 1/2."""
         x = as_device(x, self)
-        code: Tensor = self.bijection(self.door.middle(x), self._one_hot(condition, len(x)))[0]
-        return code
+        return self._code(self.door.middle(x), self._one_hot(condition, len(x)))[0]
 
     @torch.no_grad()
     def decode(self, code: Tensor, condition: Tensor | None) -> Tensor:
@@ -184,14 +183,16 @@ class Flow(nn.Module):
 
     def density(self, real: Tensor, given: Tensor | None) -> Tensor:
         """log p_Z(f(x)) + log |det df/dx|, shape (n,)."""
-        code, log_det = self.bijection(real, given)
+        code, log_det = self._code(real, given)
         if self.prior == "normal":
-            prior = -0.5 * (code.square() + math.log(2 * math.pi))
-        else:
-            # log of sigmoid(z) sigmoid(-z), the density of a logistic.
-            prior = -functional.softplus(code) - functional.softplus(-code)
-        total: Tensor = log_det + prior.sum(1)
-        return total
+            constant = 0.5 * math.log(2 * math.pi) * code.shape[1]
+            return log_det - 0.5 * code.square().sum(1) - constant
+        # log of sigmoid(z) sigmoid(-z), the density of a logistic.
+        return log_det - (functional.softplus(code) + functional.softplus(-code)).sum(1)
+
+    def _code(self, real: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        code, log_det = self.bijection(real, given)
+        return code, log_det
 
     def loss(self, x: Tensor, condition: Tensor | None, noise: Noise) -> Tensor:
         """-log p(x), of images its bound, in nats a dimension; a scalar."""

@@ -24,38 +24,59 @@ STRIP = 128
 
 
 class MaskedLinear(nn.Module):
-    """(n, inputs) to (n, outputs); output j sees the first ``sees[j]`` inputs, which never falls."""
+    """(n, inputs) to (n, outputs); output j sees the first ``sees[j]`` inputs, which never falls.
+
+    A strip has a ``wall``, what all of its rows see, and ``steps``, what only some do.
+    """
 
     def __init__(self, inputs: int, sees: Tensor, *, zero: bool = False) -> None:
         super().__init__()
-        outputs = len(sees)
         self.inputs = inputs
-        self.strips = _strips(outputs, inputs)
-        weights: list[nn.Parameter] = []
+        self.strips = _strips(len(sees), inputs)
         for index, (start, stop) in enumerate(self.strips):
-            width = max(int(sees[stop - 1]), 1)
-            mask = (torch.arange(width) < sees[start:stop, None]).float()
-            weights.append(nn.Parameter(_weight(mask, zero=zero)))
-            self.register_buffer(f"mask{index}", mask, persistent=False)
-        self.weights = nn.ParameterList(weights)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def _masked(self, index: int) -> Tensor:
-        weight: Tensor = self.weights[index] * getattr(self, f"mask{index}")
-        return weight
+            low, high = int(sees[start]) if index else 0, int(sees[stop - 1])
+            mask = (torch.arange(high) < sees[start:stop, None]).float()
+            weight = _weight(mask, zero=zero)
+            self.register_parameter(f"wall{index}", _parameter(weight[:, :low]))
+            self.register_parameter(f"steps{index}", _parameter(weight[:, low:]))
+            self.register_buffer(f"mask{index}", mask[:, low:].clone(), persistent=False)
+        self.bias = nn.Parameter(torch.zeros(len(sees)))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = []
-        for index, (start, stop) in enumerate(self.strips):
-            weight = self._masked(index)
-            seen = x if weight.shape[1] == x.shape[1] else x[:, : weight.shape[1]]
-            parts.append(functional.linear(seen, weight, self.bias[start:stop]))
+        parts = [self._product(x, index) for index in range(len(self.strips))]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _product(self, x: Tensor, index: int) -> Tensor:
+        """The outputs of one strip."""
+        bias = self.bias[slice(*self.strips[index])]
+        parts, start = self._parts(index), 0
+        if len(parts) == 1:
+            return functional.linear(x[:, : parts[0].shape[1]], parts[0], bias)
+        y = bias.expand(len(x), -1)
+        for weight in parts:
+            stop = start + weight.shape[1]
+            y = torch.addmm(y, x[:, start:stop], weight.T)
+            start = stop
+        return y
+
+    def _parts(self, index: int) -> list[Tensor]:
+        """A strip's wall and masked steps, as far as it has them."""
+        wall, steps = getattr(self, f"wall{index}"), getattr(self, f"steps{index}")
+        parts = [] if wall is None else [wall]
+        return parts if steps is None else [*parts, steps * getattr(self, f"mask{index}")]
 
     def matrix(self) -> Tensor:
         """The whole masked matrix, shape (outputs, inputs)."""
-        parts = [self._masked(index) for index in range(len(self.strips))]
-        return torch.cat([functional.pad(one, (0, self.inputs - one.shape[1])) for one in parts])
+        rows = []
+        for index, (start, stop) in enumerate(self.strips):
+            row = torch.cat([self.bias.new_zeros(stop - start, 0), *self._parts(index)], dim=1)
+            rows.append(functional.pad(row, (0, self.inputs - row.shape[1])))
+        return torch.cat(rows)
+
+
+def _parameter(weight: Tensor) -> nn.Parameter | None:
+    """None where there is nothing to learn."""
+    return nn.Parameter(weight.clone()) if weight.numel() else None
 
 
 def _strips(outputs: int, inputs: int) -> list[tuple[int, int]]:
@@ -116,11 +137,9 @@ class AutoregressiveNet(nn.Module):
             if index == 0 and self.first_given is not None and given is not None:
                 h = h + self.first_given(given)
             h = self.dropout(functional.relu(h))
-        # What the last layer says is as precise as the likelihood: not in bfloat16.
-        with torch.autocast(x.device.type, enabled=False):
-            out = self.last(h.to(x.dtype))
-            if self.last_given is not None and given is not None:
-                out = out + self.last_given(given)
+        out = self.last(h)
+        if self.last_given is not None and given is not None:
+            out = out + self.last_given(given)
         told: Tensor = out.unflatten(1, (self.size, self.outputs))
         return told
 

@@ -27,15 +27,15 @@ from torch import Tensor, nn
 
 from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler, Scorer
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
-from simulacra.layers.bijections import Bijection, Chain, Flatten, Flip
+from simulacra.layers.bijections import Bijection, Chain, Flatten
 from simulacra.layers.flow import Flow
 from simulacra.layers.masked_linear import AutoregressiveNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
-MOST = 7.0
-"""No entry is stretched or shrunk by more than exp(7) in a block."""
+MOST = 3.0
+"""No entry is stretched or shrunk by more than exp(3) in a block."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,20 @@ class Config:
 
 
 class AffineAutoregressive(Bijection):
-    """u_i = (x_i - mu_i) exp(-alpha_i) (eq. 4)."""
+    """u_i = (x_i - mu_i) exp(-alpha_i) (eq. 4), of entries as they come or ``backwards``."""
 
-    def __init__(self, network: AutoregressiveNet) -> None:
+    def __init__(self, network: AutoregressiveNet, *, backwards: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.backwards = network, backwards
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.flip(1) if self.backwards else x
         mean, log_scale = _mean_and_log_scale(self.network(x, given))
         return (x - mean) * torch.exp(-log_scale), -log_scale.sum(1)
 
     def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
-        return self.network.solve(y, given, _entry)
+        x = self.network.solve(y, given, _entry)
+        return x.flip(1) if self.backwards else x
 
 
 def _mean_and_log_scale(told: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +108,7 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
                 extra=extra,
                 dropout=config.dropout,
             )
-            steps += [Flip()] * (index > 0) + [AffineAutoregressive(network)]
+            steps.append(AffineAutoregressive(network, backwards=index > 0))
         self.flow = Flow(
             space, condition, Chain(steps), alpha=config.alpha, least_scale=config.least_scale
         )
@@ -197,4 +199,4 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
             Stage([first], rounds=1),
             Stage([Descent((player,), self.negative_log_likelihood)]),
         ]
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=config.hidden >= 256)
+        return Game(stages, batch_size=config.batch_size, average=0.05)
