@@ -34,7 +34,10 @@ class MaskedLinear(nn.Module):
         self.inputs = inputs
         self.strips = _strips(len(sees), inputs)
         for index, (start, stop) in enumerate(self.strips):
-            low, high = int(sees[start]) if index else 0, int(sees[stop - 1])
+            low, high = int(sees[start]), int(sees[stop - 1])
+            if len(self.strips) == 1:
+                # A small product is quickest whole.
+                low, high = 0, inputs
             mask = (torch.arange(high) < sees[start:stop, None]).float()
             weight = _weight(mask, zero=zero)
             self.register_parameter(f"wall{index}", _parameter(weight[:, :low]))
@@ -51,7 +54,8 @@ class MaskedLinear(nn.Module):
         bias = self.bias[slice(*self.strips[index])]
         parts, start = self._parts(index), 0
         if len(parts) == 1:
-            return functional.linear(x[:, : parts[0].shape[1]], parts[0], bias)
+            width = parts[0].shape[1]
+            return functional.linear(x if width == self.inputs else x[:, :width], parts[0], bias)
         y = bias.expand(len(x), -1)
         for weight in parts:
             stop = start + weight.shape[1]
