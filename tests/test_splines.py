@@ -46,8 +46,8 @@ def plain(x, one):
 @pytest.mark.parametrize("bins", [1, 2, 5, 8])
 def test_it_is_the_papers_formula(bins):
     splines = told(4, bins)
-    x = torch.linspace(-0.999 * BOUND, 0.999 * BOUND, 37, dtype=torch.float64)
-    y, _ = spline(x.expand(4, 37), splines[:, None].expand(4, 37, -1), BOUND)
+    x = torch.linspace(-0.999 * BOUND, 0.999 * BOUND, 13, dtype=torch.float64)
+    y, _ = spline(x.expand(4, 13), splines[:, None].expand(4, 13, -1), BOUND)
     expected = torch.stack([torch.stack([plain(one, row) for one in x]) for row in splines])
     torch.testing.assert_close(y, expected)
 
@@ -60,7 +60,8 @@ def test_it_rises_everywhere_and_comes_back(bins, scale):
     y, log_slope = spline(x, numbers, BOUND)
     assert (y.diff(dim=1) > 0).all()
     assert torch.isfinite(log_slope).all()
-    tolerance = 1e-10 if scale < 10 else 1e-6
+    # Slopes near 1e3 or 1e-3 cost as many digits.
+    tolerance = 1e-11 if scale < 1 else 1e-8 if scale < 10 else 1e-6
     torch.testing.assert_close(inverse_spline(y, numbers, BOUND), x, atol=tolerance, rtol=tolerance)
 
 
@@ -73,7 +74,7 @@ def test_the_slope_is_autograds():
 
 def test_slopes_are_continuous_over_knots_and_ends():
     x = everywhere(5, 200_001)
-    _, log_slope = spline(x, told(5, 4)[:, None].expand(5, x.shape[1], -1), BOUND)
+    _, log_slope = spline(x, told(5, 4, 0.5)[:, None].expand(5, x.shape[1], -1), BOUND)
     assert log_slope.diff(dim=1).abs().max() < 1e-2
 
 

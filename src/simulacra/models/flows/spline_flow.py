@@ -93,7 +93,8 @@ class SplineCoupling(Bijection):
         self.register_buffer("moved", (1 - mask).nonzero().flatten(), persistent=False)
 
     def _told(self, x: Tensor, given: Tensor | None) -> Tensor:
-        seen = x[:, self.kept]
+        # A single entry is told by nothing: by a zero, as a layer needs an input.
+        seen = x[:, self.kept] if len(self.kept) else x.new_zeros(len(x), 1)
         flat = self.network(seen if given is None else torch.cat([seen, given], dim=1))
         told: Tensor = flat.unflatten(1, (len(self.moved), numbers_of_a_spline(self.bins)))
         return told
@@ -243,7 +244,7 @@ def _autoregressive(
 def _coupling(mask: Tensor, config: Config, extra: int) -> SplineCoupling:
     kept = int(mask.sum())
     told = (len(mask) - kept) * numbers_of_a_spline(config.bins)
-    sizes = [kept + extra, *[config.hidden] * config.layers, told]
+    sizes = [max(kept, 1) + extra, *[config.hidden] * config.layers, told]
     network = multilayer_perceptron(sizes, dropout=config.dropout)
     last = network[-1]
     assert isinstance(last, nn.Linear)
@@ -257,5 +258,5 @@ def _masks(size: int, count: int) -> list[Tensor]:
     masks: list[Tensor] = []
     while len(masks) < count:
         mask = half_mask(size)[torch.randperm(size, generator=lots)]
-        masks += [mask, 1 - mask]
+        masks += [mask, 1 - mask] if size > 1 else [mask]
     return masks
