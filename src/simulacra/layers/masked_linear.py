@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from simulacra.layers.dropout import Dropout
 
-STRIP = 128
-"""The least number of rows that is worth a product of its own."""
+WHOLE = 2**18
+"""A matrix of so many entries is quicker in strips than whole."""
 
 
 class MaskedLinear(nn.Module):
@@ -84,8 +84,8 @@ def _parameter(weight: Tensor) -> nn.Parameter | None:
 
 
 def _strips(outputs: int, inputs: int) -> list[tuple[int, int]]:
-    """At most 8 strips of rows; one where the whole is small."""
-    count = max(1, min(8, outputs // STRIP, inputs // STRIP))
+    """Eight strips of rows, or one where the whole is small."""
+    count = min(8, outputs) if outputs * inputs >= WHOLE else 1
     bounds = [outputs * index // count for index in range(count + 1)]
     return list(itertools.pairwise(bounds))
 
@@ -149,9 +149,9 @@ class AutoregressiveNet(nn.Module):
 
     @torch.no_grad()
     def solve(
-        self, y: Tensor, given: Tensor | None, invert: Callable[[Tensor, Tensor], Tensor]
+        self, y: Tensor, given: Tensor | None, invert: Callable[[int, Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """x, shape (n, D), with x_i = invert(y_i, the outputs for entry i), entry by entry."""
+        """x, shape (n, D), with x_i = invert(i, y_i, the outputs for entry i), entry by entry."""
         rows = len(y)
         matrices = [layer.matrix() for layer in [*self.hidden, self.last]]
         offsets = self._offsets(given, rows)
@@ -162,7 +162,7 @@ class AutoregressiveNet(nn.Module):
             seen = self.begins[entry] if self.hidden else entry
             own = slice(entry * self.outputs, (entry + 1) * self.outputs)
             told = values[-1][:, :seen] @ matrices[-1][own, :seen].T + offsets[-1][:, own]
-            values[0][:, entry] = invert(y[:, entry], told)
+            values[0][:, entry] = invert(entry, y[:, entry], told)
         return values[0]
 
     def _offsets(self, given: Tensor | None, rows: int) -> list[Tensor]:

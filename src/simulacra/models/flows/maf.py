@@ -12,7 +12,8 @@ and a linear network the model holds every Gaussian with a full covariance.
 
 Paper: Papamakarios, Pavlakou & Murray 2017. Changed: no batch normalisation, but data brought to mean
 0 and deviation 1 beforehand (the biases of a block scale and shift as freely as it does); blocks that
-start as the identity; alpha limited; a logit with alpha 0.05 for 1e-6; labels may be given.
+start as the identity; alpha within a
+learned reach; a logit with alpha 0.05 for 1e-6; labels may be given.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ from simulacra.layers.masked_linear import AutoregressiveNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
-
-MOST = 3.0
-"""No entry is stretched or shrunk by more than exp(3) in a block."""
 
 
 @dataclass(frozen=True)
@@ -62,27 +60,27 @@ class AffineAutoregressive(Bijection):
     def __init__(self, network: AutoregressiveNet, *, backwards: bool = False) -> None:
         super().__init__()
         self.network, self.backwards = network, backwards
+        self.reach = nn.Parameter(torch.ones(network.size))
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = x.flip(1) if self.backwards else x
-        mean, log_scale = _mean_and_log_scale(self.network(x, given))
+        mean, raw = self.network(x, given).unbind(-1)
+        log_scale = _limited(raw, self.reach)
         return (x - mean) * torch.exp(-log_scale), -log_scale.sum(1)
 
     def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
-        x = self.network.solve(y, given, _entry)
+        x = self.network.solve(y, given, self._entry)
         return x.flip(1) if self.backwards else x
 
+    def _entry(self, index: int, y: Tensor, told: Tensor) -> Tensor:
+        """x_i = u_i exp(alpha_i) + mu_i (eq. 3)."""
+        mean, raw = told.unbind(-1)
+        return y * torch.exp(_limited(raw, self.reach[index])) + mean
 
-def _mean_and_log_scale(told: Tensor) -> tuple[Tensor, Tensor]:
-    """mu and alpha from (..., 2)."""
-    mean, raw = told.unbind(-1)
-    return mean, raw / (1 + raw.abs() / MOST)
 
-
-def _entry(y: Tensor, told: Tensor) -> Tensor:
-    """x_i = u_i exp(alpha_i) + mu_i (eq. 3)."""
-    mean, log_scale = _mean_and_log_scale(told)
-    return y * torch.exp(log_scale) + mean
+def _limited(raw: Tensor, reach: Tensor) -> Tensor:
+    """alpha between -reach and reach, so that an outlier cannot make exp(-alpha) run away."""
+    return reach * raw / (1 + raw.abs())
 
 
 class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):

@@ -76,7 +76,7 @@ class SplineAutoregressive(Bijection):
         return y, log_slope.sum(1)
 
     def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
-        x = self.network.solve(y, given, lambda one, told: inverse_spline(one, told, self.bound))
+        x = self.network.solve(y, given, lambda _, one, told: inverse_spline(one, told, self.bound))
         return x.flip(1) if self.backwards else x
 
 
