@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.bijections import Bijection
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
 
@@ -26,7 +27,7 @@ CHECKERBOARD, ROWS, COLUMNS = (0, 3), (0, 1), (0, 2)
 """The corners of a 2 x 2 block (reading order) that a mask keeps, on a squeezed grid."""
 
 
-class AffineCoupling(nn.Module):
+class AffineCoupling(Bijection):
     """Changes the entries where ``mask`` is 0 as the others tell; x is (n, *mask.shape)."""
 
     mask: Tensor

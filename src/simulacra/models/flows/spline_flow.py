@@ -1,0 +1,262 @@
+"""Neural spline flow: monotonic rational-quadratic splines, told by networks of the other entries.
+
+Every entry goes through a spline of its own (Durkan et al. 2019, sec. 3.1; ``probability/splines.py``)
+
+    y_i = g(x_i; theta_i),    log |det| = sum log g'(x_i; theta_i),
+
+whose bins and slopes theta_i a network tells: from the entries before it ('autoregressive', a masked
+network, one pass a block; the way back is entry by entry), or from the half that a block leaves
+as it is ('coupling', one pass both ways). Splines with a few bins are far freer than scales and
+shifts: they give one entry several modes, or the flat box of a dequantised pixel. Between blocks,
+entries are mixed by an invertible linear map W = P L U (app. B), or put into the opposite order.
+
+Paper: Durkan, Bekasov, Murray & Papamakarios 2019, 'Neural Spline Flows'. Changed: plain perceptrons
+for residual ones; blocks that start as the identity; images are vectors of pixels after a logit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler, Scorer
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.layers.bijections import Bijection, Chain, Flatten, InvertibleLinear
+from simulacra.layers.coupling import half_mask, zeroed
+from simulacra.layers.flow import Flow
+from simulacra.layers.masked_linear import AutoregressiveNet
+from simulacra.layers.mlp import multilayer_perceptron
+from simulacra.optimisation import Optimiser
+from simulacra.probability.noise import Noise
+from simulacra.probability.splines import inverse_spline, numbers_of_a_spline, spline
+from simulacra.spaces import Images, Labels, Space, Table, Vectors
+
+
+@dataclass(frozen=True)
+class Config:
+    """``bins`` of each spline on [-``bound``, ``bound``]; ``hidden`` units in each of the ``layers``
+    hidden layers of a block. ``linear`` maps between blocks, else the opposite order. ``alpha`` keeps
+    the logit of images finite; ``least_scale`` is the least deviation of a pixel, in logits, that is
+    stretched to 1; ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over,
+    for images."""
+
+    form: Literal["autoregressive", "coupling"] = "autoregressive"
+    blocks: int = 5
+    bins: int = 8
+    bound: float = 5.0
+    linear: bool = True
+    hidden: int = 128
+    layers: int = 2
+    dropout: float = 0.0
+    alpha: float = 0.05
+    least_scale: float = 0.2
+    importance_samples: int = 1
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+
+class SplineAutoregressive(Bijection):
+    """y_i = g(x_i; theta(x_1 .. x_i-1)), of entries as they come or ``backwards``."""
+
+    def __init__(
+        self, network: AutoregressiveNet, bound: float, *, backwards: bool = False
+    ) -> None:
+        super().__init__()
+        self.network, self.bound, self.backwards = network, bound, backwards
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.flip(1) if self.backwards else x
+        y, log_slope = spline(x, self.network(x, given), self.bound)
+        return y, log_slope.sum(1)
+
+    def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
+        x = self.network.solve(y, given, lambda _, one, told: inverse_spline(one, told, self.bound))
+        return x.flip(1) if self.backwards else x
+
+
+class SplineCoupling(Bijection):
+    """Splines for the entries at ``moved``, as those at ``kept`` tell (sec. 3.2)."""
+
+    kept: Tensor
+    moved: Tensor
+
+    def __init__(self, mask: Tensor, bins: int, bound: float, network: nn.Module) -> None:
+        super().__init__()
+        self.bins, self.bound, self.network = bins, bound, network
+        self.register_buffer("kept", mask.nonzero().flatten(), persistent=False)
+        self.register_buffer("moved", (1 - mask).nonzero().flatten(), persistent=False)
+
+    def _told(self, x: Tensor, given: Tensor | None) -> Tensor:
+        # A single entry is told by nothing: by a zero, as a layer needs an input.
+        seen = x[:, self.kept] if len(self.kept) else x.new_zeros(len(x), 1)
+        flat = self.network(seen if given is None else torch.cat([seen, given], dim=1))
+        told: Tensor = flat.unflatten(1, (len(self.moved), numbers_of_a_spline(self.bins)))
+        return told
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        changed, log_slope = spline(x[:, self.moved], self._told(x, given), self.bound)
+        return x.index_copy(1, self.moved, changed), log_slope.sum(1)
+
+    def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
+        changed = inverse_spline(y[:, self.moved], self._told(y, given), self.bound)
+        return y.index_copy(1, self.moved, changed)
+
+
+class SplineFlow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
+    """Blocks of splines between data and standard normal noise."""
+
+    spaces: ClassVar = (Images, Vectors, Table)
+    conditions: ClassVar = (Labels,)
+
+    def __init__(
+        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+    ) -> None:
+        super().__init__()
+        self.space, self.condition_space = space, condition
+        self.config = config = config or Config()
+        extra = condition.count if condition else 0
+        steps: list[Bijection] = [Flatten(space.shape)]
+        masks = _masks(space.dimensions, config.blocks)
+        for index in range(config.blocks):
+            if index and config.linear:
+                steps.append(InvertibleLinear(space.dimensions))
+            if config.form == "coupling":
+                steps.append(_coupling(masks[index], config, extra))
+            else:
+                backwards = index > 0 and not config.linear
+                steps.append(_autoregressive(space.dimensions, config, extra, backwards=backwards))
+        self.flow = Flow(
+            space, condition, Chain(steps), alpha=config.alpha, least_scale=config.least_scale
+        )
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Config:
+        """Few wide blocks in opposite orders for images, linear maps between blocks for the rest."""
+        if isinstance(space, Images):
+            hidden = 512 if space.dimensions >= 256 and num_examples >= 5000 else 128
+            config = Config(blocks=2, hidden=hidden, layers=1, linear=False)
+        else:
+            config = Config(linear=space.dimensions <= 100)
+        few = num_examples < 5000
+        return replace(config, dropout=0.2, weight_decay=0.1) if few else config
+
+    @classmethod
+    def toy(cls) -> SplineFlow:
+        config = Config(
+            blocks=2, bins=4, hidden=8, layers=1, bound=4, batch_size=16, learning_rate=5e-3
+        )
+        return cls(Vectors(2), config)
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.LOWER if self.flow.bounds else Kind.EXACT
+
+    @property
+    def code_space(self) -> Vectors:
+        return Vectors(self.space.dimensions)
+
+    @property
+    def score_source(self) -> str:
+        return self.flow.score_source
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.flow.sample(num_samples, condition, generator)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """log p(x), of images a bound by ``importance_samples`` draws of the noise."""
+        return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
+
+    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """The code, shape (n, D); of an image the code of the middle of its cells, x + 1/2."""
+        return self.flow.encode(x, condition)
+
+    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """The inverse of ``encode``; images are floored."""
+        return self.flow.decode(code, condition)
+
+    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """With labels, minus log of the mean over all of them."""
+        return self.flow.anomaly_score(x, generator)
+
+    def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """-log p(x), of images its bound, in nats a dimension."""
+        value = self.flow.loss(batch.x, batch.condition, noise)
+        return Loss(value, {"bits/dim": value / math.log(2)})
+
+    def standardise(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Mean and deviation of every entry, from the first batches."""
+        seen = list(batches)
+        self.flow.start([one.x for one in seen], [one.condition for one in seen], noise)
+        return {"finished": 1.0}
+
+    def game(self) -> Game:
+        config = self.config
+        optimiser = Optimiser(
+            "adamw",
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=50 * config.batch_size,
+        )
+        player = Player("flow", list(self.parameters()), optimiser, clip=1.0)
+        first = Rewrite("standardise", self.standardise, batches=32)
+        stages = [
+            Stage([first], rounds=1),
+            Stage([Descent((player,), self.negative_log_likelihood)]),
+        ]
+        return Game(stages, batch_size=config.batch_size, average=0.05)
+
+
+def _autoregressive(
+    size: int, config: Config, extra: int, *, backwards: bool
+) -> SplineAutoregressive:
+    network = AutoregressiveNet(
+        size,
+        numbers_of_a_spline(config.bins),
+        config.hidden,
+        config.layers,
+        extra=extra,
+        dropout=config.dropout,
+    )
+    return SplineAutoregressive(network, config.bound, backwards=backwards)
+
+
+def _coupling(mask: Tensor, config: Config, extra: int) -> SplineCoupling:
+    kept = int(mask.sum())
+    told = (len(mask) - kept) * numbers_of_a_spline(config.bins)
+    sizes = [max(kept, 1) + extra, *[config.hidden] * config.layers, told]
+    network = multilayer_perceptron(sizes, dropout=config.dropout)
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    zeroed(last)
+    return SplineCoupling(mask, config.bins, config.bound, network)
+
+
+def _masks(size: int, count: int) -> list[Tensor]:
+    """Halves that are kept: one by lot, then its complement, then another by lot."""
+    lots = torch.Generator().manual_seed(0)
+    masks: list[Tensor] = []
+    while len(masks) < count:
+        mask = half_mask(size)[torch.randperm(size, generator=lots)]
+        masks += [mask, 1 - mask] if size > 1 else [mask]
+    return masks
