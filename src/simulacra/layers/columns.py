@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.layers.heads import column_levels
+from simulacra.layers.heads import column_levels, missing_columns
 from simulacra.probability.distributions import (
     bernoulli_draw,
     bernoulli_log_prob,
@@ -202,6 +202,7 @@ class Columns(nn.Module):
     scale: Tensor
     real: Tensor
     idle: Tensor
+    may_miss: Tensor
 
     def __init__(self, space: Space, components: int = 10, *, mark: bool = False) -> None:
         super().__init__()
@@ -217,8 +218,10 @@ class Columns(nn.Module):
             ordered = images and most > MOST_ONE_HOT
             self.discrete = Logistics(most, components) if ordered else Categorical(most)
         families = [one for one in (self.discrete, self.continuous) if one is not None]
-        self.inputs = max(one.inputs for one in families) + mark
-        self.outputs = max(one.outputs for one in families)
+        self.register_buffer("may_miss", missing_columns(space), persistent=False)
+        self.gaps = bool(self.may_miss.any())
+        self.inputs = max(one.inputs for one in families) + self.gaps + mark
+        self.outputs = max(one.outputs for one in families) + self.gaps
         held = torch.tensor(levels)
         self.register_buffer("real", held == 0, persistent=False)
         # Categories that a column does not have; of a real column none, as nobody asks for them.
@@ -248,11 +251,16 @@ class Columns(nn.Module):
 
     def read(self, values: Tensor, dimension: Tensor) -> Tensor:
         """Values (…) as network inputs, (…, inputs)."""
+        there = values.nan_to_num() if self.gaps else values
         discrete, continuous = (
-            None if family is None else self._padded(family.read(values))
+            None if family is None else self._padded(family.read(there))
             for family in (self.discrete, self.continuous)
         )
         read = self._either(discrete, continuous, self.real[dimension].unsqueeze(-1))
+        if self.gaps:
+            # What is missing reads as nothing but a 1 of its own.
+            own = torch.arange(self.inputs, device=read.device) == self.inputs - 1 - self.mark
+            read = torch.where(values.isnan().unsqueeze(-1), own.to(read.dtype), read)
         if self.mark:
             read = torch.cat([read[..., :-1], torch.ones_like(read[..., :1])], -1)
         return read
@@ -260,12 +268,18 @@ class Columns(nn.Module):
     def log_prob(self, values: Tensor, raw: Tensor, dimension: Tensor) -> Tensor:
         """log p of values (…) under raw numbers (…, outputs), in the space's own measure."""
         discrete = continuous = None
+        # What is missing must not reach a gradient, not even one that is not asked for.
+        there = values.nan_to_num() if self.gaps else values
         if self.discrete is not None:
             own = raw[..., : self.discrete.outputs]
-            discrete = self.discrete.log_prob(values, self._possible(own, dimension))
+            discrete = self.discrete.log_prob(there, self._possible(own, dimension))
         if self.continuous is not None:
             own = raw[..., : self.continuous.outputs]
-            continuous = self.continuous.log_prob(values, own) - self.scale[dimension].log()
+            continuous = self.continuous.log_prob(there, own) - self.scale[dimension].log()
+        if self.gaps and continuous is not None:
+            logit, may_miss = raw[..., -1], self.may_miss[dimension]
+            present = continuous + torch.where(may_miss, functional.logsigmoid(-logit), 0)
+            continuous = torch.where(values.isnan(), functional.logsigmoid(logit), present)
         return self._either(discrete, continuous, self.real[dimension])
 
     def draw(self, raw: Tensor, uniform: Tensor, dimension: Tensor) -> Tensor:
@@ -275,15 +289,30 @@ class Columns(nn.Module):
             own = self._possible(raw[..., : self.discrete.outputs], dimension)
             discrete = self.discrete.draw(own, uniform)
         if self.continuous is not None:
-            continuous = self.continuous.draw(raw[..., : self.continuous.outputs], uniform)
+            continuous = self._drawn(self.continuous, raw, uniform, dimension)
         return self._either(discrete, continuous, self.real[dimension])
 
+    def _drawn(
+        self, family: Conditional, raw: Tensor, uniform: Tensor, dimension: Tensor
+    ) -> Tensor:
+        """A number, or NaN for a missing one: the first uniform number decides, and what it has beyond
+        the chance of that is uniform again."""
+        own = raw[..., : family.outputs]
+        if not self.gaps:
+            return family.draw(own, uniform)
+        chance = torch.where(self.may_miss[dimension], torch.sigmoid(raw[..., -1]), 0)
+        first = ((uniform[..., 0] - chance) / (1 - chance)).clamp(0, 1 - 2.0**-24)
+        drawn = family.draw(own, torch.stack([first, uniform[..., 1]], -1))
+        return torch.where(uniform[..., 0] < chance, torch.nan, drawn)
+
     def fit(self, rows: Iterator[Tensor]) -> None:
-        """Mean and standard deviation of the real columns, from batches of elements."""
-        total, square, count = torch.zeros(()), torch.zeros(()), 0
+        """Mean and deviation of real columns, of what is not missing, from batches of elements."""
+        total, square, count = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for x in rows:
             x = x.flatten(1).double()
-            total, square, count = total + x.sum(0), square + x.square().sum(0), count + len(x)
+            count, x = count + (~x.isnan()).sum(0), x.nan_to_num()
+            total, square = total + x.sum(0), square + x.square().sum(0)
+        count = count.clamp(min=1)
         mean = total / count
         deviation = (square / count - mean.square()).clamp(min=1e-12).sqrt()
         self.shift.copy_(torch.where(self.real, mean, 0.0))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.bijections import Bijection, starting
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels, require_no_missing
 from simulacra.probability.bounds import importance_weighted
 from simulacra.probability.dequantisation import dequantised, from_logits, quantised, to_logits
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
@@ -220,6 +220,7 @@ class Flow(nn.Module):
 
 
 def _require_real(space: Space) -> None:
+    require_no_missing(space, who="a flow")
     if isinstance(space, Table):
         names = [column.name for column in space.columns if column.kind == "category"]
         if names:

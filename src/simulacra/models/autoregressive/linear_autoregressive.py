@@ -63,7 +63,7 @@ class LinearAutoregressive(nn.Module, Sampler, Density, Factorised, Completer, D
         self.config = config = config or Config()
         if not 0 <= config.order < space.dimensions:
             reason = f"{space.dimensions} entries cannot have order {config.order}"
-            raise Refusal("CFG-091", reason, way_out=f"set 0 to {space.dimensions - 1}")
+            raise Refusal("CFG-098", reason, way_out=f"set 0 to {space.dimensions - 1}")
         place = torch.arange(space.dimensions)
         period = space.channels if isinstance(space, Series) else 1
         later = config.order + place % period

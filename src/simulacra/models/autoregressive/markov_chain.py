@@ -66,7 +66,7 @@ class MarkovChain(nn.Module, Sampler, Density, Factorised, Completer, Diagnosabl
         order = config.order
         if not 0 <= order < max(len(levels), 1):
             reason = f"a chain over {len(levels)} dimensions cannot have order {order}"
-            raise Refusal("CFG-091", reason, way_out=f"set an order from 0 to {len(levels) - 1}")
+            raise Refusal("CFG-098", reason, way_out=f"set an order from 0 to {len(levels) - 1}")
         if config.shared and len(set(levels)) > 1:
             reason = "columns with different categories cannot share one table"
             raise Refusal("CFG-092", reason, way_out="set shared=false")

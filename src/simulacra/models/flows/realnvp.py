@@ -41,7 +41,7 @@ from simulacra.layers.coupling import (
     squeeze,
     unsqueeze,
 )
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels, require_no_missing
 from simulacra.optimisation import Optimiser
 from simulacra.probability.bounds import importance_weighted
 from simulacra.probability.dequantisation import dequantised, from_logits, quantised, to_logits
@@ -308,6 +308,7 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
 
 def _require_real(space: Space) -> None:
+    require_no_missing(space, who="realnvp")
     if isinstance(space, Table):
         names = [column.name for column in space.columns if column.kind == "category"]
         if names:

@@ -71,7 +71,7 @@ class BernoulliMixture(nn.Module, Sampler, Density, Factorised, Completer, Diagn
         self.levels = levels = space.levels if isinstance(space, Images) else _vocabulary(space)
         if levels > MOST_LEVELS:
             raise Refusal(
-                "CFG-090",
+                "CFG-097",
                 f"a table of {levels} levels for every sort and dimension is too wide",
                 way_out=f"give data of at most {MOST_LEVELS} levels, or choose another model",
             )
