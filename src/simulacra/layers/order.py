@@ -18,4 +18,4 @@ def out_of_order(rows: Tensor, space: Space) -> Tensor:
     if not isinstance(space, Images | Series):
         return rows.reshape(len(rows), *space.shape)
     channels, *places = space.shape
-    return rows.reshape(len(rows), *places, channels).movedim(-1, 1)
+    return rows.reshape(len(rows), *places, channels).movedim(-1, 1).contiguous()
