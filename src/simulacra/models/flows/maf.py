@@ -12,8 +12,8 @@ and a linear network the model holds every Gaussian with a full covariance.
 
 Paper: Papamakarios, Pavlakou & Murray 2017. Changed: no batch normalisation, but data brought to mean
 0 and deviation 1 beforehand (the biases of a block scale and shift as freely as it does); blocks that
-start as the identity; alpha within a
-learned reach; a logit with alpha 0.05 for 1e-6; labels may be given.
+start as the identity; alpha within a learned reach; a logit with alpha 0.05 for 1e-6; labels may be
+given.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Config:
 
 
 class AffineAutoregressive(Bijection):
-    """u_i = (x_i - mu_i) exp(-alpha_i) (eq. 4), of entries as they come or ``backwards``."""
+    """u_i = (x_i - mu_i) exp(-alpha_i) (eq. 4), of entries as they come or ``backwards``.
+
+    -alpha = r tanh(raw), with a learned reach r of each entry, so that no outlier makes it run away.
+    """
 
     def __init__(self, network: AutoregressiveNet, *, backwards: bool = False) -> None:
         super().__init__()
@@ -65,8 +68,8 @@ class AffineAutoregressive(Bijection):
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = x.flip(1) if self.backwards else x
         mean, raw = self.network(x, given).unbind(-1)
-        log_scale = _limited(raw, self.reach)
-        return (x - mean) * torch.exp(-log_scale), -log_scale.sum(1)
+        log_slope = self.reach * torch.tanh(raw)
+        return (x - mean) * log_slope.exp(), log_slope.sum(1)
 
     def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
         x = self.network.solve(y, given, self._entry)
@@ -75,12 +78,7 @@ class AffineAutoregressive(Bijection):
     def _entry(self, index: int, y: Tensor, told: Tensor) -> Tensor:
         """x_i = u_i exp(alpha_i) + mu_i (eq. 3)."""
         mean, raw = told.unbind(-1)
-        return y * torch.exp(_limited(raw, self.reach[index])) + mean
-
-
-def _limited(raw: Tensor, reach: Tensor) -> Tensor:
-    """alpha between -reach and reach, so that an outlier cannot make exp(-alpha) run away."""
-    return reach * raw / (1 + raw.abs())
+        return y * torch.exp(-self.reach[index] * torch.tanh(raw)) + mean
 
 
 class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
