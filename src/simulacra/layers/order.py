@@ -16,6 +16,6 @@ def in_order(x: Tensor, space: Space) -> Tensor:
 def out_of_order(rows: Tensor, space: Space) -> Tensor:
     """The inverse of ``in_order``: rows (n, D) as (n, *shape)."""
     if not isinstance(space, Images | Series):
-        return rows.reshape(len(rows), *space.shape)
+        return rows.reshape(len(rows), *space.shape).contiguous()
     channels, *places = space.shape
     return rows.reshape(len(rows), *places, channels).movedim(-1, 1).contiguous()
