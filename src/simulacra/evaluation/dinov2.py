@@ -6,7 +6,7 @@ depth and patch are read off the tensors' shapes, heads are 64 wide. An image is
 proportions by Pillow's bicubic rule to 8 bits again, then standardised by ImageNet's mean and
 deviation. The feature is the class token behind the last normalisation. Position embeddings come from
 a checkpoint's grid (37 x 37) to that of 224 pixels (16 x 16) bicubically, by the published code's factor
-(16 + 0.1) / 37; Hugging Face's port leaves the 0.1 out, which moves features by a few thousandths.
+(16 + 0.1) / 37; Hugging Face's port leaves the 0.1 out, which moves features a little.
 
 The tensors have Hugging Face's names (``embeddings.cls_token``, …); those of the published code
 (``blocks.0.attn.qkv.weight``, …) are translated.
