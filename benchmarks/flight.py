@@ -2,7 +2,7 @@
 
     python benchmarks/flight.py 20s > benchmarks/results/flight.json
 
-The best known model of each family with its defaults on the digits, three seeds each, for the given budget.
+The best known model of each family with its defaults on the digits, three seeds each.
 """
 
 from __future__ import annotations
