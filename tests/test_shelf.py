@@ -55,9 +55,10 @@ def test_settings_count():
 def test_building_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     for entry in shelf.entries():
-        shelf.build(entry.name, entry.cls.toy().space, num_examples=100)
+        space = entry.cls.toy().space
         torch.set_rng_state(before)
-        shelf.build(entry.name, entry.cls.toy().space)
+        for count in (100, 10_000):
+            shelf.build(entry.name, space, num_examples=count)
         assert torch.equal(before, torch.get_rng_state())
 
 
