@@ -1,5 +1,6 @@
 """The shelf finds, builds, keeps and opens; what does not belong is refused by name."""
 
+import contextlib
 import json
 
 import pytest
@@ -59,6 +60,13 @@ def test_building_leaves_the_global_generator_alone():
         torch.set_rng_state(before)
         for count in (100, 10_000):
             shelf.build(entry.name, space, num_examples=count)
+        others = (Images(1, 4, 4, levels=2), Images(1, 4, 4, levels=4), Vectors(2))
+        built = []
+        for other in filter(entry.fits, others):
+            # Some models refuse two levels, and some any other number of them.
+            with contextlib.suppress(Refusal):
+                built.append(shelf.build(entry.name, other))
+        assert built
         assert torch.equal(before, torch.get_rng_state())
 
 
