@@ -29,6 +29,7 @@ def test_the_page_stands_alone_and_shows_everything(compared):
     out, page = compared
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 3
+    assert " 0 parameters" not in text
     for word in ("independent", "vae", "held-out", "sampling", "density", "anomaly", "features"):
         assert word in text
     outside = re.findall(r'(?:src|href)="(?!data:)[^"]*"', text)

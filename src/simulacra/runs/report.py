@@ -83,7 +83,7 @@ def write_report(
         _head(facts),
         _self_test(ladder, only_failed=True),
         _verdicts(readings, trusted=ladder is None or ladder.passed),
-        _pictures(out, folders, cards),
+        _pictures(out, folders, cards, judged),
         _table(readings),
         _free_parameters(cards, judged),
         _curves(folders),
@@ -238,12 +238,22 @@ def _verdicts(readings: Mapping[str, list[Reading]], *, trusted: bool) -> str:
     return f"<h2>Which one for what</h2><div class=cards>{told}</div>"
 
 
-def _pictures(out: Path, folders: Mapping[str, Path], cards: Mapping[str, Any]) -> str:
+def _parameters(card: Mapping[str, Any], judgement: Judgement) -> int:
+    """Those of a network, or the free ones of a model that keeps its numbers in buffers."""
+    return int(judgement.diagnoses.get(FREE, card["parameters"]))
+
+
+def _pictures(
+    out: Path,
+    folders: Mapping[str, Path],
+    cards: Mapping[str, Any],
+    judged: Mapping[str, Judgement],
+) -> str:
     figures = [_figure(out / "real.png", "real data", "held-out test data")]
     for name, folder in folders.items():
         family = shelf.find(name).family
         picture = folder / "samples.png"
-        words = f"{family}, {cards[name]['parameters']:,} parameters"
+        words = f"{family}, {_parameters(cards[name], judged[name]):,} parameters"
         figures.append(_figure(picture, name, words))
     shown = "".join(figure for figure in figures if figure)
     return f"<h2>Real data and samples</h2><div class=cards>{shown}</div>" if shown else ""
@@ -315,10 +325,7 @@ def _free_parameters(cards: Mapping[str, Any], judged: Mapping[str, Judgement]) 
     dimensions = math.prod(shape)
     if space.get("levels", space.get("vocabulary")) != 2 or dimensions < 2:
         return ""
-    counted = {
-        name: int(judged[name].diagnoses.get(FREE, card["parameters"]))
-        for name, card in cards.items()
-    }
+    counted = {name: _parameters(card, judged[name]) for name, card in cards.items()}
     rows = "".join(
         f"<tr><td>{_text(name)}</td><td{_sortable(count)}>{count:,}</td></tr>"
         for name, count in sorted(counted.items(), key=lambda one: one[1])
