@@ -301,3 +301,32 @@ def test_any_moment_can_be_interrupted_without_a_traceback(tmp_path):
         child.send_signal(signal.SIGINT)
         _, told = child.communicate(timeout=60)
         assert child.returncode in (66, 130, -2), told
+
+
+def test_rows_are_drawn_given_some_columns(tmp_path):
+    stream = np.random.default_rng(0)
+    sex, size = stream.integers(2, size=400), stream.normal(size=400)
+    pairs = enumerate(zip(sex, size, strict=True))
+    lines = [f"{'FM'[s]},{v + 6 * s:.3f},{i % 3 - 1}.5" for i, (s, v) in pairs]
+    (tmp_path / "people.csv").write_text("\n".join(["sex,height,other", *lines]) + "\n")
+    words = ("gaussian-mixture", "people.csv", "--budget", "20steps", "--out", "run")
+    done = simulacra("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ask = ("sample", "run", "--num-samples", "60", "--out", "rows.csv")
+    done = simulacra(*ask, "--given", "sex=M", "--given", "other=0.5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *rows = (line.split(",") for line in (tmp_path / "rows.csv").read_text().splitlines())
+    assert header == ["sex", "height", "other"]
+    assert {(row[0], row[2]) for row in rows} == {("M", "0.5")}
+    assert np.mean([float(row[1]) > 3 for row in rows]) > 0.7
+    refused(simulacra(*ask, "--given", "sex=X", cwd=tmp_path), 78, "CFG-142", "'X'", "F, M")
+    refused(simulacra(*ask, "--given", "age=3", cwd=tmp_path), 78, "CFG-141", "height")
+    refused(simulacra(*ask, "--given", "height", cwd=tmp_path), 78, "CFG-140", "column=value")
+    refused(simulacra(*ask, "--given", "height=tall", cwd=tmp_path), 78, "CFG-143", "'tall'")
+    done = simulacra("complete", "run", "--known", "sex,other", "--out", "c.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    refused(simulacra("complete", "run", "--known", "sx", cwd=tmp_path), 78, "CFG-141", "sex")
+
+
+def test_columns_are_not_given_of_pictures(place):
+    refused(simulacra("sample", "vae", "--given", "a=1", cwd=place), 78, "CFG-144", "images")

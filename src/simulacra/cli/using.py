@@ -32,6 +32,10 @@ def sample(
     num_samples: Annotated[int, typer.Option(help="How many.")] = 64,
     seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
     label: Annotated[int | None, typer.Option(help="The class, for a conditional model.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a table, column=value: rows are drawn given these. May be repeated."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A .png picture, .npy array or .csv table. [RUN/samples-SEED.…]"),
@@ -50,6 +54,8 @@ def sample(
         raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
     condition = _condition(model, label, num_samples)
     generator = torch.Generator().manual_seed(seed)
+    if given:
+        model = _Given(model, given)
     x = sample_in_chunks(model, num_samples, generator, condition)
     typer.echo(_keep(x, model.space, out, run / f"samples-{seed}", real=_behind(run, model, x)))
 
@@ -139,7 +145,12 @@ def reconstruct(
 def complete(
     run: Run,
     data: Source = None,
-    known: Annotated[str, typer.Option(help="top, left or random: the half that is kept.")] = "top",
+    known: Annotated[
+        str,
+        typer.Option(
+            help="top, left or random: the half that is kept; of a table also its columns: age,sex."
+        ),
+    ] = "top",
     seed: Annotated[int, typer.Option(help="Same seed, same completions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
     count: Count = 32,
@@ -149,12 +160,16 @@ def complete(
 
     from simulacra import shelf
     from simulacra.contract import Completer, require_capability
-    from simulacra.runs.using import beside, half_known
+    from simulacra.runs.using import beside, half_known, named_columns
+    from simulacra.spaces import Table
 
     model = shelf.from_pretrained(run)
     completer = require_capability(model, Completer, to="complete")
     batch = part_of(run, data, model).first(count)
-    mask = half_known(batch.x, known, seed)
+    if isinstance(model.space, Table) and known not in ("left", "random"):
+        mask = named_columns(known, batch.x, model.space)
+    else:
+        mask = half_known(batch.x, known, seed)
     filled = completer.complete(
         batch.x,
         mask,
@@ -247,6 +262,27 @@ def part_of(run: Path, data: str | None, model: Any) -> Any:
             way_out="give data of the same kind, or train on these",
         )
     return opened.everything()
+
+
+class _Given:
+    """A model of table rows that samples the rest of rows of which some columns are given."""
+
+    def __init__(self, model: Any, texts: list[str]) -> None:
+        from simulacra.contract import Completer, require_capability
+        from simulacra.runs.using import given_columns
+        from simulacra.spaces import Table
+
+        if not isinstance(model.space, Table):
+            reason = f"--given names columns, and the run models {model.space}"
+            raise Refusal("CFG-144", reason, way_out="leave it out, or use complete")
+        self.completer = require_capability(model, Completer, to="draw rows with given columns")
+        self.space = model.space
+        self.row, self.known = given_columns(texts, model.space)
+
+    def sample(self, num_samples: int, *, condition: Any, generator: Any) -> Any:
+        rows = self.row.expand(num_samples, -1)
+        known = self.known.expand(num_samples, -1)
+        return self.completer.complete(rows, known, condition=condition, generator=generator)
 
 
 def _condition(model: Any, label: int | None, count: int) -> Any:

@@ -5,8 +5,9 @@ With f invertible and z = f(x), the change of variables gives
     log p(x) = log p_Z(f(x)) + log |det df/dx|.
 
 Images are integers: uniform noise, and a logit or a mere division, make them reals, which turns the
-density into a lower bound (``probability/dequantisation.py``). Vectors and real tables have it
-exactly. Reals are brought to mean 0 and deviation 1 before f, by numbers of the first batches.
+density into a lower bound (``probability/dequantisation.py``); so do a table's categories and missing
+numbers (``layers/table_reals.py``). Vectors and real tables have it exactly. Reals are brought to mean
+0 and deviation 1 before f, by numbers of the first batches.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.bijections import Bijection, starting
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels, require_no_missing
+from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.table_reals import TableReals, real_size
 from simulacra.probability.bounds import importance_weighted
 from simulacra.probability.dequantisation import dequantised, from_logits, quantised, to_logits
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
-from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Images, Labels, Space, Table
+from simulacra.spaces import Images, Labels, Measure, Space, Table
 
 STARTERS = 512
 """So many rows set the actnorms."""
 
 
 class RealDoor(nn.Module):
-    """Elements of a space as reals, shape (n, *shape), and back.
+    """Elements of a space as reals, shape (n, *shape), of a table (n, ``real_size``), and back.
 
     Images go through a logit that ``alpha`` keeps finite, and their pixels' deviations count as at
     least ``least_scale``; without ``alpha`` they are divided by their levels, and nothing else.
@@ -46,22 +47,29 @@ class RealDoor(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.alpha, self.least_scale = space, alpha, least_scale
+        self.table = TableReals(space) if isinstance(space, Table) else None
         self.register_buffer("shift", torch.zeros(space.shape))
         self.register_buffer("scale", torch.ones(space.shape))
 
     def enter(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Reals, and the log-determinant of how they got there, shape (n,)."""
+        if self.table is not None:
+            return self.table.enter(x, noise)
         if isinstance(self.space, Images):
             return self._standard(dequantised(x, noise).to(self.shift.dtype))
         return self._standard(x.to(self.shift.dtype))
 
     def middle(self, x: Tensor) -> Tensor:
-        """Reals without noise: images at the middle of their cells, x + 1/2."""
+        """Reals without noise: images and categories at the middle of their cells."""
+        if self.table is not None:
+            return self.table.enter(x, None)[0]
         middle = x.to(self.shift.dtype) + (0.5 if isinstance(self.space, Images) else 0.0)
         return self._standard(middle)[0]
 
     def leave(self, real: Tensor) -> Tensor:
         """Elements; images are floored."""
+        if self.table is not None:
+            return self.table.leave(real)
         y = real * self.scale + self.shift
         if not isinstance(self.space, Images):
             return y.to(self.space.dtype)
@@ -79,7 +87,10 @@ class RealDoor(nn.Module):
         return (y - self.shift) / self.scale, log_slope - self.scale.log().sum()
 
     def fit(self, xs: Sequence[Tensor], noise: Noise) -> None:
-        """Mean and deviation of every entry."""
+        """Mean and deviation of every entry, and of a table the frequencies of its categories."""
+        if self.table is not None:
+            self.table.fit(xs)
+            return
         if isinstance(self.space, Images) and self.alpha is None:
             return
         self.shift.zero_()
@@ -97,9 +108,6 @@ class Flow(nn.Module):
     """A density on ``space``: its door, a ``bijection`` to codes (n, D), and what codes are drawn from.
 
     ``condition`` is passed on to the bijection as rows of zeros and a one.
-
-    Raises:
-        Refusal: a table with categories, which have no density to speak of.
     """
 
     def __init__(
@@ -113,7 +121,6 @@ class Flow(nn.Module):
         prior: Literal["normal", "logistic"] = "normal",
     ) -> None:
         super().__init__()
-        _require_real(space)
         self.space, self.condition_space, self.prior = space, condition, prior
         self.door = RealDoor(space, alpha, least_scale=least_scale)
         self.bijection = bijection
@@ -121,7 +128,7 @@ class Flow(nn.Module):
     @property
     def bounds(self) -> bool:
         """Whether the density is a lower bound."""
-        return isinstance(self.space, Images)
+        return self.space.measure is not Measure.LEBESGUE
 
     @property
     def score_source(self) -> str:
@@ -133,9 +140,9 @@ class Flow(nn.Module):
         noise = row_noise(num_samples, generator, self.door.shift.device)
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         if self.prior == "normal":
-            code = noise.normal(self.space.dimensions)
+            code = noise.normal(real_size(self.space))
         else:
-            code = torch.logit(noise.uniform(self.space.dimensions).double(), 1e-9).float()
+            code = torch.logit(noise.uniform(real_size(self.space)).double(), 1e-9).float()
         return self.decode(code, condition)
 
     def log_prob(
@@ -146,7 +153,7 @@ class Flow(nn.Module):
         *,
         draws: int = 1,
     ) -> Tensor:
-        """log p(x), or for images log of the mean of p(x + u) over draws of u.
+        """log p(x), or where noise enters log of the mean of p(x + u) over draws of u.
 
         That mean is unbiased for the mass of x's cell, so its log is a lower bound in expectation.
         """
@@ -217,15 +224,3 @@ class Flow(nn.Module):
     def _one_hot(self, condition: Tensor | None, rows: int) -> Tensor | None:
         given = one_hot_labels(condition, self.condition_space, rows)
         return None if given is None else given.to(self.door.shift)
-
-
-def _require_real(space: Space) -> None:
-    require_no_missing(space, who="a flow")
-    if isinstance(space, Table):
-        names = [column.name for column in space.columns if column.kind == "category"]
-        if names:
-            raise Refusal(
-                "CFG-036",
-                f"flows model real columns, and {shown(names[0])} is a category",
-                way_out="leave such columns out, or choose vae, gaussian-mixture or independent",
-            )

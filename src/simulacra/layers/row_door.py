@@ -1,9 +1,9 @@
 """The front door of models of real rows: elements as z (n, D) of about unit variance, and back.
 
-Real data enter as z = (x - shift) / scale. Images are dequantised, which turns a density into a lower
-bound: 'uniform' as x + u (Theis et al. 2016), 'quantile' through each pixel's own quantiles
-(``probability/quantiles.py``), so that pixels that hardly change cost nothing and one standard normal is
-the model of independent pixels.
+Real data enter as z = (x - shift) / scale, and tables by ``layers/table_reals.py``. Images are
+dequantised, which turns a density into a lower bound: 'uniform' as x + u (Theis et al. 2016), 'quantile'
+through each pixel's own quantiles (``probability/quantiles.py``), so that pixels that hardly change cost
+nothing and one standard normal is the model of independent pixels.
 """
 
 from __future__ import annotations
@@ -15,35 +15,28 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.layers.front_door import as_device, require_no_missing
+from simulacra.layers.front_door import as_device
+from simulacra.layers.table_reals import TableReals, real_size
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.dequantisation import dequantised, quantised
 from simulacra.probability.noise import Noise
 from simulacra.probability.quantiles import from_normal_scores, to_normal_scores
-from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Measure, Space, Table
 
 Front = Literal["quantile", "uniform"]
 
 
 class RowDoor(nn.Module):
-    """``front`` is how images enter; a table with categories is refused, since ``who`` models reals."""
+    """``front`` is how images enter; ``size`` the number of reals that an element becomes."""
 
     log_frequencies: Tensor
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, space: Space, front: Front, *, who: str) -> None:
+    def __init__(self, space: Space, front: Front) -> None:
         super().__init__()
-        require_no_missing(space, who=who)
-        if isinstance(space, Table) and space.measure is not Measure.LEBESGUE:
-            categories = [column.name for column in space.columns if column.kind == "category"]
-            raise Refusal(
-                "CFG-050",
-                f"{who} models real numbers, and {categories[0]!r} is a category",
-                way_out="leave such columns out, or choose a model for mixed tables (vae)",
-            )
-        self.space = space
+        self.space, self.size = space, real_size(space)
+        self.table = TableReals(space) if isinstance(space, Table) else None
         levels = space.levels if isinstance(space, Images) else 0
         self.by_quantile = levels > 0 and front == "quantile"
         real = 0 if self.by_quantile else levels
@@ -52,8 +45,25 @@ class RowDoor(nn.Module):
         shape = (space.dimensions, levels) if self.by_quantile else (0, 0)
         self.register_buffer("log_frequencies", torch.full(shape, -math.log(max(levels, 1))))
 
+    @property
+    def bounds(self) -> bool:
+        """Whether noise enters, which makes a density of z a lower bound of that of x."""
+        return self.space.measure is not Measure.LEBESGUE
+
+    @property
+    def free_parameters(self) -> int:
+        """Frequencies, each dimension's but one."""
+        own = self.log_frequencies[:, 1:].numel()
+        return own if self.table is None else self.table.free_parameters
+
+    def known(self, x: Tensor, known: Tensor) -> Tensor:
+        """Which entries of z the known entries of x determine, shape (n, ``size``)."""
+        return known.flatten(1) if self.table is None else self.table.known(x, known)
+
     def enter(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Elements as z (n, D), and log |dz / dx| of each row."""
+        """Elements as z (n, ``size``), and log |dz / dx| of each row."""
+        if self.table is not None:
+            return self.table.enter(x, noise)
         x = as_device(x, self)
         if self.by_quantile:
             uniform = noise.uniform(len(self.shift))
@@ -65,6 +75,8 @@ class RowDoor(nn.Module):
 
     def leave(self, z: Tensor) -> Tensor:
         """Elements of the space that z stands for."""
+        if self.table is not None:
+            return self.table.leave(z)
         fitted = self.by_quantile
         x = from_normal_scores(z, self.log_frequencies) if fitted else z * self.scale + self.shift
         x = x.reshape(len(z), *self.space.shape)
@@ -77,6 +89,9 @@ class RowDoor(nn.Module):
 
         ``prior_weight``: how many data the uniform prior of one pixel's frequencies counts as.
         """
+        if self.table is not None:
+            self.table.fit(_shown_to(subset, batches), prior_weight)
+            return
         total = torch.zeros_like(self.shift, dtype=torch.float64)
         square, counts = total.clone(), torch.zeros_like(self.log_frequencies, dtype=torch.float64)
         rows = 0
@@ -99,8 +114,14 @@ class RowDoor(nn.Module):
         variance = (square - mean.square()).clamp(min=0)
         if isinstance(self.space, Images):
             mean, variance = mean + 0.5, variance + 1 / 12  # those of u
-        if not isinstance(self.space, Table):
-            # Pixels, and entries of a vector, share their unit; the columns of a table do not.
-            variance = variance.mean().expand_as(variance)
+        # Pixels, and entries of a vector, share their unit; the columns of a table do not.
+        variance = variance.mean().expand_as(variance)
         self.shift.copy_(mean)
         self.scale.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
+
+
+def _shown_to(subset: RandomSubset, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The batches, at each of which ``subset`` looks too."""
+    for x in batches:
+        subset.add(x)
+        yield x

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from simulacra.contract import Density, Predictor, Scorer
 from simulacra.games import Batch
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Labels, Table
+from simulacra.spaces import Column, Labels, Table
 
 CHUNK = 256
 
@@ -104,6 +106,51 @@ def half_known(x: Tensor, which: str, seed: int) -> Tensor:
     raise Refusal(
         "CFG-054", f"--known is {shown(which)}", way_out="use left or random, or top for images"
     )
+
+
+def named_columns(which: str, x: Tensor, space: Table) -> Tensor:
+    """A mask that keeps the columns whose names ``which`` lists, with commas between."""
+    known = torch.zeros(x.shape, dtype=torch.bool)
+    for name in which.split(","):
+        known[:, _column(name.strip(), space)] = True
+    return known
+
+
+def given_columns(texts: Sequence[str], space: Table) -> tuple[Tensor, Tensor]:
+    """A row (columns,) that has the values of 'column=value', and a mask of the columns given."""
+    row = torch.zeros(space.shape, dtype=space.dtype)
+    known = torch.zeros(space.shape, dtype=torch.bool)
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            reason = f"--given is {shown(text)}"
+            raise Refusal("CFG-140", reason, way_out="write it as column=value")
+        index = _column(name.strip(), space)
+        row[index], known[index] = _value(value.strip(), space.columns[index]), True
+    return row, known
+
+
+def _column(name: str, space: Table) -> int:
+    names = [column.name for column in space.columns]
+    if name not in names:
+        reason = f"the table has no column {shown(name)}"
+        raise Refusal("CFG-141", reason, way_out=f"choose among {', '.join(names)}")
+    return names.index(name)
+
+
+def _value(text: str, column: Column) -> float:
+    """A cell as the number that stands for it."""
+    if column.kind == "category":
+        if text not in column.categories:
+            reason = f"the column {shown(column.name)} has never held {shown(text)}"
+            some = ", ".join(column.categories[:20])
+            raise Refusal("CFG-142", reason, way_out=f"give one of {some}")
+        return float(column.categories.index(text))
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)) or (column.missing and math.isnan(float(text))):
+            return float(text)
+    reason = f"the column {shown(column.name)} holds numbers, and {shown(text)} is none"
+    raise Refusal("CFG-143", reason, way_out="give a number")
 
 
 def table_lines(x: Tensor, space: Table) -> Iterator[str]:

@@ -31,6 +31,7 @@ from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, 
 from simulacra.layers.bijections import Bijection, Chain, Flatten
 from simulacra.layers.flow import Flow
 from simulacra.layers.masked_linear import AutoregressiveNet
+from simulacra.layers.table_reals import real_shape, real_size
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
@@ -40,7 +41,7 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 class Config:
     """``hidden`` units in each of the ``layers`` hidden layers of a block. ``alpha`` keeps the logit of
     images finite; ``least_scale`` is the least deviation of a pixel, in logits, that is stretched to
-    1; ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over, for images."""
+    1; ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over."""
 
     blocks: int = 5
     hidden: int = 128
@@ -94,10 +95,10 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         extra = condition.count if condition else 0
-        steps: list[Bijection] = [Flatten(space.shape)]
+        steps: list[Bijection] = [Flatten(real_shape(space))]
         for index in range(config.blocks):
             network = AutoregressiveNet(
-                space.dimensions,
+                real_size(space),
                 2,
                 config.hidden,
                 config.layers,
@@ -116,7 +117,7 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
             hidden = 1024 if space.dimensions >= 256 and num_examples >= 5000 else 256
             config = Config(hidden=hidden)
         else:
-            config = Config(layers=2)
+            config = Config(layers=2, importance_samples=10)
         few = num_examples < 5000
         return replace(config, dropout=0.2, weight_decay=0.1) if few else config
 
@@ -130,7 +131,7 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @property
     def code_space(self) -> Vectors:
-        return Vectors(self.space.dimensions)
+        return Vectors(real_size(self.space))
 
     @property
     def score_source(self) -> str:
@@ -153,7 +154,7 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log p(x), of images a bound by ``importance_samples`` draws of the noise."""
+        """log p(x), where noise enters a bound by ``importance_samples`` draws of the noise."""
         return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
 
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:

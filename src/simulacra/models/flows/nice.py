@@ -31,6 +31,7 @@ from simulacra.layers.bijections import ActNorm, Bijection, Chain, Flatten
 from simulacra.layers.coupling import zeroed
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.flow import Flow
+from simulacra.layers.table_reals import real_shape, real_size
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
@@ -39,7 +40,7 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 @dataclass(frozen=True)
 class Config:
     """``hidden`` rectified units in each of the ``layers`` hidden layers of a coupling.
-    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over, for images."""
+    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over."""
 
     couplings: int = 4
     hidden: int = 1000
@@ -93,20 +94,22 @@ class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         extra = condition.count if condition else 0
-        size = space.dimensions
+        size = real_size(space)
         # A single entry has no other to tell its shift, and only its scale is left.
         couplings = [
             AdditiveCoupling(size, config, extra, odd=index % 2 == 1)
             for index in range(config.couplings if size > 1 else 0)
         ]
-        steps = [Flatten(space.shape), *couplings, ActNorm(size)]
+        steps = [Flatten(real_shape(space)), *couplings, ActNorm(size)]
         self.flow = Flow(space, condition, Chain(steps), alpha=None, prior="logistic")
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """The paper's networks for images, small ones for the rest; regularised for few data."""
         large = isinstance(space, Images) and space.dimensions >= 256 and num_examples >= 5000
-        config = Config() if large else Config(hidden=128, layers=2)
+        draws = 1 if isinstance(space, Images) else 10
+        small = Config(hidden=128, layers=2, importance_samples=draws)
+        config = Config() if large else small
         few = num_examples < 5000
         return replace(config, dropout=0.2, weight_decay=0.1) if few else config
 
@@ -120,7 +123,7 @@ class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @property
     def code_space(self) -> Vectors:
-        return Vectors(self.space.dimensions)
+        return Vectors(real_size(self.space))
 
     @property
     def score_source(self) -> str:
@@ -143,7 +146,7 @@ class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log p(x), of images a bound by ``importance_samples`` draws of the noise."""
+        """log p(x), where noise enters a bound by ``importance_samples`` draws of the noise."""
         return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
 
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:

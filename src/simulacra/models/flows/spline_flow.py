@@ -31,6 +31,7 @@ from simulacra.layers.coupling import half_mask, zeroed
 from simulacra.layers.flow import Flow
 from simulacra.layers.masked_linear import AutoregressiveNet
 from simulacra.layers.mlp import multilayer_perceptron
+from simulacra.layers.table_reals import real_shape, real_size
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
 from simulacra.probability.splines import inverse_spline, numbers_of_a_spline, spline
@@ -121,16 +122,17 @@ class SplineFlow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         extra = condition.count if condition else 0
-        steps: list[Bijection] = [Flatten(space.shape)]
-        masks = _masks(space.dimensions, config.blocks)
+        size = real_size(space)
+        steps: list[Bijection] = [Flatten(real_shape(space))]
+        masks = _masks(size, config.blocks)
         for index in range(config.blocks):
             if index and config.linear:
-                steps.append(InvertibleLinear(space.dimensions))
+                steps.append(InvertibleLinear(size))
             if config.form == "coupling":
                 steps.append(_coupling(masks[index], config, extra))
             else:
                 backwards = index > 0 and not config.linear
-                steps.append(_autoregressive(space.dimensions, config, extra, backwards=backwards))
+                steps.append(_autoregressive(size, config, extra, backwards=backwards))
         self.flow = Flow(
             space, condition, Chain(steps), alpha=config.alpha, least_scale=config.least_scale
         )
@@ -142,7 +144,7 @@ class SplineFlow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
             hidden = 512 if space.dimensions >= 256 and num_examples >= 5000 else 128
             config = Config(blocks=2, hidden=hidden, layers=1, linear=False)
         else:
-            config = Config(linear=space.dimensions <= 100)
+            config = Config(linear=space.dimensions <= 100, importance_samples=10)
         few = num_examples < 5000
         return replace(config, dropout=0.2, weight_decay=0.1) if few else config
 
@@ -159,7 +161,7 @@ class SplineFlow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @property
     def code_space(self) -> Vectors:
-        return Vectors(self.space.dimensions)
+        return Vectors(real_size(self.space))
 
     @property
     def score_source(self) -> str:
@@ -182,7 +184,7 @@ class SplineFlow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log p(x), of images a bound by ``importance_samples`` draws of the noise."""
+        """log p(x), where noise enters a bound by ``importance_samples`` draws of the noise."""
         return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
 
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:

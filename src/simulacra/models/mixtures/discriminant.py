@@ -61,8 +61,8 @@ class Discriminant(nn.Module, Sampler, Density, Completer, Predictor, Diagnosabl
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         classes = condition.count if condition else 1
-        self.door = RowDoor(space, config.front, who="discriminant analysis")
-        self.gaussians = Gaussians(classes, space.dimensions, config.covariance)
+        self.door = RowDoor(space, config.front)
+        self.gaussians = Gaussians(classes, self.door.size, config.covariance)
         self.register_buffer("log_prior", torch.log_softmax(torch.zeros(classes), dim=0))
 
     @classmethod
@@ -76,7 +76,7 @@ class Discriminant(nn.Module, Sampler, Density, Completer, Predictor, Diagnosabl
 
     @property
     def kind(self) -> Kind:
-        return Kind.LOWER if isinstance(self.space, Images) else Kind.EXACT
+        return Kind.LOWER if self.door.bounds else Kind.EXACT
 
     @property
     def target_space(self) -> Space:
@@ -93,7 +93,7 @@ class Discriminant(nn.Module, Sampler, Density, Completer, Predictor, Diagnosabl
         noise = row_noise(num_samples, generator, self.log_prior.device)
         drawn = categorical_draw(self.log_prior.expand(num_samples, -1), noise.uniform())
         which = drawn if condition is None else as_device(condition, self).long()
-        return self.door.leave(self.gaussians.draw(which, noise.normal(self.space.dimensions)))
+        return self.door.leave(self.gaussians.draw(which, noise.normal(self.door.size)))
 
     def log_prob(
         self,
@@ -121,7 +121,7 @@ class Discriminant(nn.Module, Sampler, Density, Completer, Predictor, Diagnosabl
         """The exact conditional distribution of the rest, given the known (dequantised) entries."""
         noise = row_noise(len(x), generator, self.log_prior.device)
         x, known = as_device(x, self), as_device(known, self)
-        masks = known.flatten(1)
+        masks = self.door.known(x, known)
         # What stands at the unknown places must not matter, even where it is no number.
         z = torch.where(masks, self.door.enter(torch.where(known, x, 0), noise)[0], 0)
         log_weights = self.log_prior.expand(len(z), -1)
@@ -139,7 +139,7 @@ class Discriminant(nn.Module, Sampler, Density, Completer, Predictor, Diagnosabl
 
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         free = len(self.log_prior) - 1 + self.gaussians.free_parameters
-        return {"free parameters": float(free + self.door.log_frequencies[:, 1:].numel())}
+        return {"free parameters": float(free + self.door.free_parameters)}
 
     @torch.no_grad()
     def look(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:

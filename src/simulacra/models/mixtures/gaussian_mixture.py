@@ -7,7 +7,8 @@ Rubin 1977) over all data (Bishop 2006, eq. 9.23 to 9.27):
     r_nk = pi_k N(z_n; mu_k, Sigma_k) / sum_j pi_j N(z_n; mu_j, Sigma_j),    N_k = sum_n r_nk,
     mu_k = sum_n r_nk z_n / N_k,    S_k = sum_n r_nk (z_n - mu_k)(z_n - mu_k)^T,    Sigma_k = S_k / N_k.
 
-Data enter by the door of ``layers/row_door.py``; images are dequantised, which gives a lower bound. The
+Data enter by the door of ``layers/row_door.py``; images and
+categories are dequantised, which gives a lower bound. The
 noise u is the same in every sweep, so that EM climbs. Changed besides: ``ridge`` is added to every
 Sigma_k, and it is shrunk towards the tied one, Sigma = sum_k S_k / N, as in regularised discriminant
 analysis (Friedman 1989):
@@ -30,6 +31,7 @@ from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.front_door import as_device
 from simulacra.layers.gaussians import NEGLIGIBLE, Covariance, Gaussians, Moments
 from simulacra.layers.row_door import Front, RowDoor
+from simulacra.probability.bounds import importance_weighted
 from simulacra.probability.clustering import RandomSubset, k_means
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import BatchNoise, Noise, row_noise, scoring_noise
@@ -41,14 +43,16 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 class Config:
     """``shrinkage`` is in data, ``ridge`` in variances of the data, ``tolerance`` in nats a datum.
 
-    ``front`` is the front door of images, ``draws`` the number of u that EM takes for each image, and
-    ``prior_weight`` how many data the uniform prior of one pixel's frequencies counts as. ``subset`` is
-    the largest number of data that the k-means start looks at."""
+    ``front`` is the front door of images. Where noise u enters, ``draws`` are those that EM takes for
+    each datum, and ``importance_samples`` those that ``log_prob`` averages p(x + u) over.
+    ``prior_weight``: how many data the uniform prior of one pixel's or category's frequencies counts
+    as. ``subset`` is the largest number of data that the k-means start looks at."""
 
     components: int = 10
     covariance: Covariance = "full"
     front: Front = "quantile"
     draws: int = 1
+    importance_samples: int = 1
     prior_weight: float = 0.5
     shrinkage: float = 0.0
     ridge: float = 1e-6
@@ -73,8 +77,8 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        self.door = RowDoor(space, config.front, who="a Gaussian mixture")
-        self.gaussians = Gaussians(config.components, space.dimensions, config.covariance)
+        self.door = RowDoor(space, config.front)
+        self.gaussians = Gaussians(config.components, self.door.size, config.covariance)
         uniform = torch.full((config.components,), -math.log(config.components))
         self.register_buffer("log_weights", uniform)
         self.register_buffer("reached", torch.tensor(-math.inf))
@@ -86,6 +90,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
             components=min(max(num_examples // 70, 1), 60),
             draws=min(max(12_000 // max(num_examples, 1), 1), 8),
             shrinkage=float(min(space.dimensions, 200)),
+            importance_samples=10 if isinstance(space, Table) else 1,
         )
 
     @classmethod
@@ -94,7 +99,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
 
     @property
     def kind(self) -> Kind:
-        return Kind.LOWER if isinstance(self.space, Images) else Kind.EXACT
+        return Kind.LOWER if self.door.bounds else Kind.EXACT
 
     @torch.no_grad()
     def sample(
@@ -106,7 +111,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self.log_weights.device)
         which = categorical_draw(self.log_weights.expand(num_samples, -1), noise.uniform())
-        return self.door.leave(self.gaussians.draw(which, noise.normal(self.space.dimensions)))
+        return self.door.leave(self.gaussians.draw(which, noise.normal(self.door.size)))
 
     def log_prob(
         self,
@@ -115,8 +120,13 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        z, slope = self.door.enter(x, scoring_noise(len(x), generator, self.log_weights.device))
-        return torch.logsumexp(self._log_joint(z), dim=1) + slope
+        """log p(x), where noise enters a bound by ``importance_samples`` draws of it."""
+        noise = scoring_noise(len(x), generator, self.log_weights.device)
+        values = []
+        for _ in range(self.config.importance_samples if self.door.bounds else 1):
+            z, slope = self.door.enter(x, noise)
+            values.append(torch.logsumexp(self._log_joint(z), dim=1) + slope)
+        return importance_weighted(torch.stack(values, dim=1))
 
     @torch.no_grad()
     def complete(
@@ -130,7 +140,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         """The exact conditional distribution of the rest, given the known (dequantised) entries."""
         noise = row_noise(len(x), generator, self.log_weights.device)
         x, known = as_device(x, self), as_device(known, self)
-        masks = known.flatten(1)
+        masks = self.door.known(x, known)
         # What stands at the unknown places must not matter, even where it is no number.
         z = torch.where(masks, self.door.enter(torch.where(known, x, 0), noise)[0], 0)
         uniform, normal = noise.uniform(), noise.normal(z.shape[1])
@@ -139,7 +149,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
 
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         free = len(self.log_weights) - 1 + self.gaussians.free_parameters
-        return {"free parameters": float(free + self.door.log_frequencies[:, 1:].numel())}
+        return {"free parameters": float(free + self.door.free_parameters)}
 
     def _log_joint(self, z: Tensor) -> Tensor:
         """log pi_k + log N(z; mu_k, Sigma_k), shape (n, K)."""
@@ -175,7 +185,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         """One step of EM; tells the log-likelihood (or its bound) before it, in nats a datum."""
         moments, total = self.gaussians.no_moments(), 0.0
         stream = torch.Generator().manual_seed(0)  # the same u in every sweep
-        draws = self.config.draws if isinstance(self.space, Images) else 1
+        draws = self.config.draws if self.door.bounds else 1
         for batch in batches:
             for _ in range(draws):
                 fresh = BatchNoise(stream, len(batch), self.log_weights.device)
