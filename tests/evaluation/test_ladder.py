@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from simulacra.evaluation.ladder import Ladder, climb
+from simulacra.evaluation.ladder import Ladder, climb, corrupted
 from simulacra.games import Batch
+from simulacra.spaces import Column, Table, Vectors
 
 from .conftest import DIGITS
 
@@ -59,3 +60,14 @@ def test_too_few_data_test_nothing(digits, eyes):
     found = climb(DIGITS, train=train, valid=few, test=test, features=eyes)
     assert found.passed
     assert "not tested" in found.lines()[0]
+
+
+def test_faults_of_real_columns_are_in_the_columns_own_unit():
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 2, generator=stream) * torch.tensor([1e-3, 1e3]) + 5
+    faulty = corrupted(x, 1.0, Vectors(2), stream)
+    assert torch.allclose(faulty.mean(0), x.mean(0), atol=0.1 * 1e3)
+    assert ((faulty.std(0) / x.std(0) - 2).abs() < 0.2).all()
+    mixed = Table((Column("size", missing=True), Column("kind", "category", ("a", "b"))))
+    rows = mixed.random(200, stream)
+    assert mixed.contains(corrupted(rows, 0.5, mixed, stream))

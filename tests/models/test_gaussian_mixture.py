@@ -142,12 +142,6 @@ def test_a_table_forgets_its_units():
     torch.testing.assert_close(*values, rtol=1e-2, atol=1e-2)
 
 
-def test_categories_are_refused():
-    space = Table((Column("size"), Column("colour", "category", ("red", "green"))))
-    with pytest.raises(Refusal, match="colour"):
-        GaussianMixture(space)
-
-
 def test_too_few_data_are_refused():
     with pytest.raises(Refusal, match="components"):
         fitted(GaussianMixture(Vectors(2), Config(10)), torch.randn(5, 2))

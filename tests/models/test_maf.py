@@ -5,7 +5,6 @@ import torch
 
 from simulacra.layers.masked_linear import AutoregressiveNet, MaskedLinear
 from simulacra.models.flows.maf import MAF, Config
-from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Labels, Table, Vectors
 
 SPACES = [
@@ -161,8 +160,3 @@ def test_codes_of_images_come_back_as_the_images():
     model = rough(Images(1, 4, 4, 16))
     x = model.space.random(20, seeded())
     assert torch.equal(model.decode(model.encode(x)), x)
-
-
-def test_categories_are_refused():
-    with pytest.raises(Refusal, match="'kind' is a category"):
-        MAF(Table((Column("size"), Column("kind", "category", ("a", "b")))))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from simulacra.evaluation.features import FeatureNet
 from simulacra.evaluation.frechet import SANE, frechet_distance
-from simulacra.evaluation.kernel_distance import kernel_distance
+from simulacra.evaluation.kernel_distance import with_variance
 from simulacra.evaluation.manifold import compare
 from simulacra.evaluation.measure import Provenance
 from simulacra.evaluation.memorisation import Memorisation, standardiser
@@ -27,11 +27,12 @@ from simulacra.evaluation.two_sample import LEAST, TwoSample
 from simulacra.games import Batch
 from simulacra.probability.clustering import k_means
 from simulacra.probability.noise import mixed
-from simulacra.spaces import Space
+from simulacra.spaces import Space, Table
 
 STRENGTHS = (0.0, 0.03, 0.08, 0.15, 0.3, 0.6)
 MOST = 2000
 SORTS = 10
+SORTED = 120
 EXPLAINED = 0.2
 """Share of the spread that sorts have to explain to be any."""
 MOST_TRAINED = 10_000
@@ -84,8 +85,21 @@ class Ladder:
 
 
 def corrupted(x: Tensor, strength: float, space: Space, generator: torch.Generator) -> Tensor:
-    """Elements of which a share of the entries is anything at all."""
+    """Elements of which a share of the entries is anything at all.
+
+    Anything at all of a real number is twice as wide as the data: in their unit, not in that of a
+    standard normal, beside which a column of lengths in metres has no spread.
+    """
     noise = space.random(len(x), generator)
+    if x.is_floating_point():
+        there = ~x.isnan()
+        counts = there.sum(0).clamp(min=1)
+        mean = x.nan_to_num().sum(0) / counts
+        spread = (torch.where(there, x - mean, 0.0).square().sum(0) / counts).sqrt()
+        real = torch.ones(x.shape[1:], dtype=torch.bool)
+        if isinstance(space, Table):
+            real = torch.tensor([column.kind == "real" for column in space.columns])
+        noise = torch.where(real, mean + 2 * spread * noise, noise)
     hit = torch.rand(x.shape, generator=generator) < strength
     return torch.where(hit, noise.to(x), x)
 
@@ -108,9 +122,11 @@ def climb(
         ).double()
         for s in STRENGTHS
     ]
+    kernel = [with_variance(rung, seen) for rung in rungs]
+    noise = math.sqrt(kernel[0][1])
     checks = [
         _nothing(seen),
-        _monotone("kernel distance (KID)", [kernel_distance(r, seen) for r in rungs]),
+        _monotone("kernel distance (KID)", [value for value, _ in kernel], noise),
     ]
     if min(len(fresh), len(real)) >= SANE * features.dimension:
         growing = [frechet_distance(r, seen) for r in rungs]
@@ -132,23 +148,28 @@ def _nothing(seen: Tensor) -> Check:
     )
 
 
-def _monotone(name: str, values: Sequence[float]) -> Check:
+def _monotone(name: str, values: Sequence[float], noise: float = 0.0) -> Check:
+    """``noise``: the deviation of real data's own value, within which rungs may change places."""
     shown = ", ".join(f"{s:.0%} {value:.3g}" for s, value in zip(STRENGTHS, values, strict=True))
     # The first rung is real data: noise may swap it with the weakest fault, and nothing else.
-    ordered = all(a < b for a, b in itertools.pairwise(values[1:]))
+    ordered = all(a < b + noise for a, b in itertools.pairwise(values[1:]))
+    ordered = ordered and values[-1] > values[0] + 4 * noise
     return Check(
         f"{name} by share of entries replaced",
         "growing with the fault",
         shown,
-        ordered and values[0] < values[2],
+        ordered and values[0] < values[2] + noise,
     )
 
 
 def _coverage(fresh: Tensor, seen: Tensor, seed: int) -> list[Check]:
     """Half of the sorts that k-means finds in the fresh data left out, at an equal count.
 
-    No check where the data have no sorts, as runs of text have none.
+    No check where the data have no sorts, as runs of text have none, nor where neighbours are so few that
+    each covers most of what was left out.
     """
+    if min(len(fresh), len(seen)) < SORTED:
+        return []
     sorts = k_means(fresh.float(), min(SORTS, len(fresh) // 10 + 2), mixed(seed, 112) % 2**32)
     own = torch.nn.functional.one_hot(sorts).double()
     sizes = own.sum(0)
