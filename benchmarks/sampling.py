@@ -1,7 +1,7 @@
-"""64 images of 28 x 28 drawn with what is kept, against one full forward pass for every pixel.
+"""64 images of 28 x 28 drawn with what is kept, against one full forward pass for every dimension.
 
-    python benchmarks/pixels_sampling.py > benchmarks/results/pixels-sampling.json
-    python benchmarks/pixels_sampling.py gated transformer --passes 784
+    python benchmarks/sampling.py > benchmarks/results/sampling.json
+    python benchmarks/sampling.py gated transformer --passes 784
 
 One thread, seconds of CPU time, so that other work on the machine does not count. The plain way costs
 as many passes as there are pixels, all alike: ``--passes`` of them are timed, spread over the image, and
@@ -23,8 +23,11 @@ import torch
 from torch import Tensor
 
 from simulacra import build
+from simulacra.models.autoregressive.made import MADE
+from simulacra.models.autoregressive.nade import NADE
 from simulacra.models.autoregressive.pixelcnn import PixelCNN
 from simulacra.models.autoregressive.pixelcnn_plus_plus import Mixture, PixelCNNPlusPlus
+from simulacra.models.autoregressive.pixelrnn import PixelRNN
 from simulacra.models.autoregressive.transformer import Transformer
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import RowNoise, row_noise
@@ -36,6 +39,10 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "pixelcnn": ("pixelcnn", 2, {"channels": 32, "blocks": 10, "head": 64}),
     "gated": ("pixelcnn", 2, {"gated": True, "channels": 32, "blocks": 7, "head": 64}),
     "pixelcnn-plus-plus": ("pixelcnn-plus-plus", 256, {"channels": 32, "scales": 3, "blocks": 4}),
+    "row": ("pixelrnn", 2, {"scan": "row", "channels": 16, "layers": 7, "head": 32}),
+    "diagonal": ("pixelrnn", 2, {"scan": "diagonal", "channels": 16, "layers": 7, "head": 32}),
+    "nade": ("nade", 2, {"hidden": 500}),
+    "made": ("made", 2, {"hidden": 2000}),
     "transformer": ("transformer", 2, {"width": 96, "layers": 4, "heads": 2}),
 }
 
@@ -43,6 +50,19 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
 def redrawn_pixelcnn(model: PixelCNN, x: Tensor, noise: RowNoise) -> Tensor:
     uniform = noise.uniform(*model.space.shape)
     return categorical_draw(model.logits(x).movedim(1, -1), uniform)
+
+
+def redrawn_pixelrnn(model: PixelRNN, x: Tensor, noise: RowNoise) -> Tensor:
+    uniform = noise.uniform(*model.space.shape)
+    return categorical_draw(model.logits(x).movedim(1, -1), uniform)
+
+
+def redrawn_columns(model: NADE | MADE, x: Tensor, noise: RowNoise) -> Tensor:
+    if isinstance(model, MADE):
+        noise.uniform()  # which mask
+    size = model.space.dimensions
+    uniform = noise.uniform(size, 2)
+    return model.columns.draw(model.raw(x), uniform, torch.arange(size)).reshape(x.shape)
 
 
 def redrawn_plus_plus(model: PixelCNNPlusPlus, x: Tensor, noise: RowNoise) -> Tensor:
@@ -61,6 +81,9 @@ def redrawn_transformer(model: Transformer, x: Tensor, noise: RowNoise) -> Tenso
 
 REDRAWN: dict[type, Callable[[Any, Tensor, RowNoise], Tensor]] = {
     PixelCNN: redrawn_pixelcnn,
+    PixelRNN: redrawn_pixelrnn,
+    NADE: redrawn_columns,
+    MADE: redrawn_columns,
     PixelCNNPlusPlus: redrawn_plus_plus,
     Transformer: redrawn_transformer,
 }
@@ -98,7 +121,7 @@ def measured(name: str, passes: int, repetitions: int) -> dict[str, Any]:
     plain = sorted(each)[len(each) // 2] * SIDE * SIDE
     return {
         "kept (s)": round(kept, 3),
-        "one pass a pixel (s)": round(plain, 1),
+        "one pass a dimension (s)": round(plain, 1),
         "times as fast": round(plain / kept, 1),
         "passes timed": passes,
         "share of equal pixels": float(same),
