@@ -105,7 +105,9 @@ def measured(name: str, passes: int, repetitions: int) -> dict[str, Any]:
     shelf_name, levels, settings = MODELS[name]
     model = build(shelf_name, Images(1, SIDE, SIDE, levels), settings=settings).eval()
     for parameter in model.parameters():
-        parameter.add_(0.02 * torch.randn(parameter.shape, generator=seeded()))
+        # MADE's masked weights are kept at zero, and not masked again in every pass.
+        free = parameter != 0 if isinstance(model, MADE) and parameter.ndim > 1 else 1.0
+        parameter.add_(0.02 * torch.randn(parameter.shape, generator=seeded()) * free)
     kept = min(
         seconds(lambda: model.sample(IMAGES, generator=seeded())) for _ in range(repetitions)
     )

@@ -85,7 +85,7 @@ def test_a_table_of_reals_has_no_noise():
     assert torch.allclose(one[1], -x.std(0, correction=0).log().sum().expand(50))
 
 
-@pytest.mark.parametrize("name", ["gaussian-mixture", "maf", "spline-flow", "nice"])
+@pytest.mark.parametrize("name", ["gaussian-mixture", "maf", "spline-flow", "nice", "realnvp"])
 def test_what_models_average_sums_to_one(name):
     """exp of one draw's bound has the mean p(x), and p sums to one over all states."""
     space = Table(MIXED.columns[1::2])

@@ -69,32 +69,43 @@ class Plan:
         return Recipe.from_json(values | {"conditional": self.conditional and able})
 
 
-def chosen_models(names: str, data: Dataset) -> tuple[str, ...]:
+def chosen_models(names: str, data: Dataset, show: Show = QUIET) -> tuple[str, ...]:
     """The models that 'families', 'all', or a list with commas, names; each has to fit the space.
 
-    'families' are the representatives; where none of them fits, all that do.
+    'families' are the representatives; where none of them fits, all that do. Those of 'families' and
+    'all' that refuse these data, such as binary models 8-bit images, are left out, and said so.
     """
     if names in ("families", "all"):
         fitting = [
-            entry.name
+            entry
             for entry in shelf.entries()
             if entry.fits(data.space) and (data.labels is not None or not entry.supervised)
         ]
-        first = [name for name in fitting if shelf.find(name).representative]
-        fitting = first if names == "families" and first else fitting
-        if not fitting:
+        first = [entry for entry in fitting if entry.representative]
+        chosen = first if names == "families" and first else fitting
+        found = tuple(entry.name for entry in chosen if _accepts(entry.name, data, show))
+        if not found:
             reason = f"no model on the shelf can model {data.space}"
             raise Refusal("CFG-031", reason, way_out="`simulacra models` shows what each can")
-        return tuple(fitting)
+        return found
     wanted = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in wanted:
-        if not shelf.find(name).fits(data.space):
-            shelf.build(name, data.space)
+        shelf.build(name, data.space, num_examples=len(data.train))
     if not wanted:
         raise Refusal(
             "CFG-060", "--models names none", way_out="write families, all, or names with commas"
         )
     return wanted
+
+
+def _accepts(name: str, data: Dataset, show: Show) -> bool:
+    """Whether a model of these data can be built; else the reason is shown."""
+    try:
+        shelf.build(name, data.space, num_examples=len(data.train))
+    except Refusal as reason:
+        show.line(f"left out: {reason}")
+        return False
+    return True
 
 
 def compare_seeds(
@@ -161,7 +172,7 @@ def compare(
         label=draft.label,
     )
     require_enough(data)
-    plan = Plan(models=chosen_models(names, data), **choices)
+    plan = Plan(models=chosen_models(names, data, show), **choices)
     _claim(out, plan)
     eyes_seed = 0 if ruler != out else plan.seed
     ruler_features(data, ruler, eyes_seed, show, weights=weights)

@@ -8,7 +8,7 @@ f is a chain of coupling layers, each of which keeps some entries and scales and
 the kept ones tell (eq. 7 to 9), so that inverse and determinant (eq. 6) cost no more than f. Images
 pass through a multi-scale architecture (sec. 3.6): couplings, half of the entries leave as code, a
 squeeze halves the sides, couplings again. Images are integers: uniform noise and a logit make them
-reals (sec. 4.1), which turns the density into a lower bound; vectors and real tables have it exactly.
+reals (sec. 4.1), which turns the density into a lower bound (``layers/flow.py``).
 
 Paper: Dinh, Sohl-Dickstein & Bengio 2017. Changed: checkerboard couplings work on the squeezed grid,
 where they are a choice of channels, at a quarter of the cost; no batch normalisation, but data brought
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler, Scorer
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.layers.bijections import Bijection
 from simulacra.layers.coupling import (
     CHECKERBOARD,
     COLUMNS,
@@ -41,12 +42,10 @@ from simulacra.layers.coupling import (
     squeeze,
     unsqueeze,
 )
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels, require_no_missing
+from simulacra.layers.flow import Flow
+from simulacra.layers.table_reals import real_size
 from simulacra.optimisation import Optimiser
-from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.dequantisation import dequantised, from_logits, quantised, to_logits
-from simulacra.probability.noise import Noise, row_noise, scoring_noise
-from simulacra.refusals import Refusal, shown
+from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
 
@@ -55,7 +54,7 @@ class Config:
     """``couplings`` are those of each scale; ``blocks`` are residual blocks of convolutional networks,
     hidden layers of others. ``alpha`` keeps the logit of images finite (sec. 4.1); ``least_scale`` is
     the least deviation of a pixel, in logits, that is stretched to 1 before the first coupling;
-    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over, for images."""
+    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over."""
 
     scales: int = 2
     couplings: int = 6
@@ -111,36 +110,62 @@ class Scale(nn.Module):
         return unsqueeze(x) if self.squeezed else x
 
 
+class Scales(Bijection):
+    """Reals (n, *shape) to codes (n, D), scale after scale: what leaves a scale stands first."""
+
+    def __init__(self, scales: list[Scale]) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(scales)
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_det = x.new_zeros(len(x))
+        codes = []
+        for scale in self.scales:
+            x, leaves, more = scale(x, given)
+            codes.append(leaves.flatten(1))
+            log_det = log_det + more
+        return torch.cat([*codes, x.flatten(1)], dim=1), log_det
+
+    def inverse(self, y: Tensor, given: Tensor | None = None) -> Tensor:
+        scales: list[Scale] = list(self.scales)  # type: ignore[arg-type]
+        cells = [math.prod(scale.grid) for scale in scales]
+        leaving = [len(scale.leave) * count for scale, count in zip(scales, cells, strict=True)]
+        *codes, last = y.split([*leaving, len(scales[-1].keep) * cells[-1]], dim=1)
+        x: Tensor = last.reshape(len(last), len(scales[-1].keep), *scales[-1].grid)
+        for scale, leaves in zip(reversed(scales), reversed(codes), strict=True):
+            shape = (len(x), len(scale.leave), *scale.grid)
+            x = scale.inverse(x, leaves.reshape(shape), given)
+        return x
+
+
 class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
     """Affine couplings between data and standard normal noise."""
 
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
-    shift: Tensor
-    scale: Tensor
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
-        self.config = config or Config()
-        _require_real(space)
+        self.config = config = config or Config()
         extra = condition.count if condition else 0
         if isinstance(space, Images):
-            self.scales = nn.ModuleList(_image_scales(space, self.config, extra))
+            bijection = Scales(_image_scales(space, config, extra))
         else:
-            self.scales = nn.ModuleList(_vector_scale(space, self.config, extra))
-        self.register_buffer("shift", torch.zeros(space.shape))
-        self.register_buffer("scale", torch.ones(space.shape))
+            bijection = Scales(_vector_scale(space, config, extra))
+        self.flow = Flow(
+            space, condition, bijection, alpha=config.alpha, least_scale=config.least_scale
+        )
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """Convolutions for images; regularised for few data."""
-        if num_examples < 5000:
-            return Config(dropout=0.2, weight_decay=0.1)
-        return Config()
+        config = Config() if isinstance(space, Images) else Config(importance_samples=10)
+        few = num_examples < 5000
+        return replace(config, dropout=0.2, weight_decay=0.1) if few else config
 
     @classmethod
     def toy(cls) -> RealNVP:
@@ -150,16 +175,15 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @property
     def kind(self) -> Kind:
-        return Kind.LOWER if isinstance(self.space, Images) else Kind.EXACT
+        return Kind.LOWER if self.flow.bounds else Kind.EXACT
 
     @property
     def code_space(self) -> Vectors:
-        return Vectors(self.space.dimensions)
+        return Vectors(real_size(self.space))
 
     @property
     def score_source(self) -> str:
-        bound = "the bound on " if isinstance(self.space, Images) else ""
-        return f"minus {bound}log p(x), nats"
+        return self.flow.score_source
 
     @torch.no_grad()
     def sample(
@@ -169,9 +193,7 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        noise = row_noise(num_samples, generator, self.shift.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        return self.decode(noise.normal(self.space.dimensions), condition=condition)
+        return self.flow.sample(num_samples, condition, generator)
 
     def log_prob(
         self,
@@ -180,113 +202,32 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log p(x), or for images log of the mean of p(x + u) over draws of u.
+        """log p(x), where noise enters a bound by ``importance_samples`` draws of the noise."""
+        return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
 
-        That mean is unbiased for the mass of x's cell, so its log is a lower bound in expectation.
-        """
-        x, given = as_device(x, self), self._one_hot(condition, len(x))
-        noise = scoring_noise(len(x), generator, x.device)
-        draws = self.config.importance_samples if isinstance(self.space, Images) else 1
-        values = []
-        for _ in range(draws):
-            real, log_slope = self._real(x, noise)
-            values.append(log_slope + self._density(real, given))
-        return importance_weighted(torch.stack(values, dim=1))
-
-    @torch.no_grad()
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """f(x), shape (n, D); of an image the code of the middle of its cells, x + 1/2."""
-        x = as_device(x, self)
-        middle = x.to(self.shift.dtype) + (0.5 if isinstance(self.space, Images) else 0.0)
-        real, _ = self._standard(middle)
-        code, _ = self.transform(real, self._one_hot(condition, len(x)))
-        return code
+        return self.flow.encode(x, condition)
 
-    @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """The inverse of f; images are floored."""
-        code = as_device(code, self).to(self.shift.dtype)
-        real = self.inverse(code, self._one_hot(condition, len(code)))
-        y = real * self.scale + self.shift
-        if isinstance(self.space, Images):
-            return quantised(from_logits(y, self.space.levels, self.config.alpha), self.space)
-        return y.to(self.space.dtype)
+        return self.flow.decode(code, condition)
 
-    @torch.no_grad()
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """With labels, minus log of the mean over all of them."""
-        x = as_device(x, self)
-        real, log_slope = self._real(x, scoring_noise(len(x), generator, x.device))
-        if self.condition_space is None:
-            return -log_slope - self._density(real, None)
-        count = self.condition_space.count
-        each = torch.eye(count).to(real)
-        values = [self._density(real, one.expand(len(x), count)) for one in each]
-        return math.log(count) - log_slope - torch.logsumexp(torch.stack(values), dim=0)
-
-    def transform(self, real: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The chain of couplings: reals (n, *shape) to codes (n, D), and log |det|, shape (n,)."""
-        x, log_det = real, real.new_zeros(len(real))
-        codes = []
-        for scale in self.scales:
-            x, leaves, more = scale(x, given)
-            codes.append(leaves.flatten(1))
-            log_det = log_det + more
-        return torch.cat([*codes, x.flatten(1)], dim=1), log_det
-
-    def inverse(self, code: Tensor, given: Tensor | None = None) -> Tensor:
-        """The inverse of ``transform``: codes (n, D) to reals (n, *shape)."""
-        scales: list[Scale] = list(self.scales)  # type: ignore[arg-type]
-        cells = [math.prod(scale.grid) for scale in scales]
-        leaving = [len(scale.leave) * count for scale, count in zip(scales, cells, strict=True)]
-        *codes, last = code.split([*leaving, len(scales[-1].keep) * cells[-1]], dim=1)
-        x: Tensor = last.reshape(len(last), len(scales[-1].keep), *scales[-1].grid)
-        for scale, leaves in zip(reversed(scales), reversed(codes), strict=True):
-            shape = (len(x), len(scale.leave), *scale.grid)
-            x = scale.inverse(x, leaves.reshape(shape), given)
-        return x
-
-    def _density(self, real: Tensor, given: Tensor | None) -> Tensor:
-        """log N(f(x); 0, I) + log |det| (eq. 2), shape (n,)."""
-        code, log_det = self.transform(real, given)
-        return log_det - 0.5 * (code.square() + math.log(2 * math.pi)).sum(1)
-
-    def _real(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Elements as the couplings eat them, and the log-determinant of how they got there."""
-        if isinstance(self.space, Images):
-            return self._standard(dequantised(x, noise).to(self.shift.dtype))
-        return self._standard(x.to(self.shift.dtype))
-
-    def _standard(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        log_slope = y.new_zeros(len(y))
-        if isinstance(self.space, Images):
-            y, log_slope = to_logits(y, self.space.levels, self.config.alpha)
-        return (y - self.shift) / self.scale, log_slope - self.scale.log().sum()
-
-    def _one_hot(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        given = one_hot_labels(condition, self.condition_space, rows)
-        return None if given is None else given.to(self.shift)
+        return self.flow.anomaly_score(x, generator)
 
     def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """-log p(x), of images its bound, in nats a dimension."""
-        real, log_slope = self._real(batch.x, noise)
-        log_prob = log_slope + self._density(real, self._one_hot(batch.condition, len(batch)))
-        value = -log_prob.mean() / self.space.dimensions
+        """-log p(x) (eq. 2), where noise enters its bound, in nats a dimension."""
+        value = self.flow.loss(batch.x, batch.condition, noise)
         return Loss(value, {"bits/dim": value / math.log(2)})
 
     def standardise(
         self, batches: Iterator[Batch], noise: Noise, clock: Clock
     ) -> Mapping[str, float]:
         """Mean and deviation of every entry, from the first batches."""
-        self.shift.zero_()
-        self.scale.fill_(1.0)
-        seen = torch.cat([self._real(batch.x, noise)[0].double() for batch in batches])
-        deviation = seen.std(0, correction=0)
-        if isinstance(self.space, Images):
-            deviation = deviation.clamp(min=self.config.least_scale)
-        self.shift.copy_(seen.mean(0))
-        # A column of one value has no deviation to divide by.
-        self.scale.copy_(torch.where(deviation > 1e-6 * (1 + seen.abs().amax(0)), deviation, 1.0))
+        seen = list(batches)
+        self.flow.start([one.x for one in seen], [one.condition for one in seen], noise)
         return {"finished": 1.0}
 
     def game(self) -> Game:
@@ -305,18 +246,6 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         ]
         wide = isinstance(self.space, Images) and config.hidden >= 32
         return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)
-
-
-def _require_real(space: Space) -> None:
-    require_no_missing(space, who="realnvp")
-    if isinstance(space, Table):
-        names = [column.name for column in space.columns if column.kind == "category"]
-        if names:
-            raise Refusal(
-                "CFG-036",
-                f"realnvp models real columns, and {shown(names[0])} is a category",
-                way_out="leave such columns out, or choose vae, gaussian-mixture or independent",
-            )
 
 
 def _image_scales(space: Images, config: Config, extra: int) -> list[Scale]:
@@ -363,7 +292,7 @@ def _convolutional(channels: int, config: Config, extra: int) -> ResidualNet:
 
 def _vector_scale(space: Space, config: Config, extra: int) -> list[Scale]:
     """Couplings that keep a half of the entries, then the other, then another half by lot."""
-    size = space.dimensions
+    size = real_size(space)
     lots = torch.Generator().manual_seed(0)
     masks: list[Tensor] = []
     while len(masks) < config.couplings:
