@@ -292,8 +292,8 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
     ) -> Tensor:
         """log p(x, z_i) / q(z_i|x) for ``draws`` of z from q, shape (n, draws).
 
-        ``doubly``: their shares, the coefficients of a gradient, count twice on its way to the encoder, and q
-        is held (Tucker et al. 2019, eq. 8).
+        ``doubly``: their shares, coefficients of a gradient, count twice on its way to the encoder, and
+        q is held (Tucker et al. 2019, eq. 8).
         """
         mean, log_scale = self._posterior(x, extra)
         at_once = max(1, min(draws, 8192 // max(len(x), 1)))
