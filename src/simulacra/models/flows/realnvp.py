@@ -117,6 +117,7 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
     shift: Tensor
     scale: Tensor
 

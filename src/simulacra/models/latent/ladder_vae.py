@@ -23,7 +23,7 @@ layers; p(x|z) sees all levels; the divergence of a level is that of q as it was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -89,7 +89,7 @@ class _Level(nn.Module):
     def told(self, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """dmu and log dsigma, each (n, latent)."""
         raw: Tensor = self.posterior(torch.cat([state, seen], dim=1))
-        mean, log_scale = raw.to(self.down[0].weight.dtype).chunk(2, dim=1)
+        mean, log_scale = raw.to(state.dtype).chunk(2, dim=1)
         return mean, log_scale.clamp(-8, 4)
 
     def below(self, state: Tensor, u: Tensor) -> Tensor:
@@ -117,6 +117,7 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
 
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
@@ -325,10 +326,11 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         surplus = surplus - gaussian_log_prob(way.u, way.mean, way.log_scale)
         return self.head.log_prob(x, self._raw(way.state)) + surplus.sum(1)
 
-    def _divergences(self, way: _Descended) -> tuple[Tensor, ...]:
+    def _divergences(self, way: _Descended) -> Sequence[Tensor]:
         """KL of each dimension, in nats, means over the data, by level."""
         each = gaussian_kl(way.mean, way.log_scale).mean(0)
-        return each.split(self.config.latents)
+        levels: Sequence[Tensor] = each.split(list(self.config.latents))
+        return levels
 
     def negative_bound(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """Minus the ELBO, in nats a dimension."""

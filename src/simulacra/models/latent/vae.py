@@ -111,6 +111,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
