@@ -41,6 +41,18 @@ def rough(module, spread):
     return module
 
 
+def felt(module, factor):
+    """Weights with which both levels are felt in x, and a grid is fine enough."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(factor)
+        module.start.weight.zero_()
+        for level in module.levels:
+            level.down[0].weight[:, -1] *= 4.0
+            level.posterior[-1].weight *= 0.3
+    return module
+
+
 def every():
     return torch.tensor(list(itertools.product([0, 1], repeat=4))).reshape(-1, 1, 2, 2)
 
@@ -73,7 +85,7 @@ def exact_log_prob(model, x, points=121, reach=6.0):
 
 
 def test_the_bounds_rise_to_the_true_likelihood():
-    model = rough(tiny(), 0.15).double()
+    model = felt(tiny(), 1.6).double()
     truth = exact_log_prob(model, every())
     assert float(truth.exp().sum()) == pytest.approx(1, abs=1e-6)
     means = []
@@ -90,7 +102,7 @@ def test_the_bounds_rise_to_the_true_likelihood():
 
 def test_the_loss_is_the_papers_sum_over_levels():
     """In z itself: KL of q(z_l|z_>l, x) against p(z_l|z_>l) by torch's own distributions."""
-    model = rough(tiny(warm_up=0.0), 0.2).double()
+    model = rough(tiny(warm_up=0.0, free_bits=0.0), 0.2).double()
     x = every()
     loss = model.negative_bound(Batch(x), BatchNoise(seeded(3), 16), Clock())
     u = torch.randn((16, 2), generator=seeded(3)).double()
@@ -147,7 +159,7 @@ def test_free_bits_spare_a_level():
 
 
 def test_the_divergence_gains_weight_during_the_warm_up():
-    model = rough(tiny(warm_up=0.5), 0.2)
+    model = rough(tiny(warm_up=0.5, free_bits=0.0), 0.2)
     values = []
     for progress in (0.0, 0.25, 0.5, 1.0):
         clock = Clock(progress=progress)
@@ -197,7 +209,10 @@ def test_both_levels_carry_something_and_the_recorder_is_content():
     assert sum(told[name] for name in names) == pytest.approx(told["divergence (nats)"], rel=1e-5)
     assert min(told[name] for name in names) > 0.5
     assert not FlightRecorder(space, x).diagnoses(told, 500, 1.0)
-    dead = tiny().diagnose(every())
+    asleep = tiny()
+    for level in asleep.levels:
+        torch.nn.init.zeros_(level.posterior[-1].weight)
+    dead = asleep.diagnose(every())
     assert [one.detector for one in FlightRecorder(space, x).diagnoses(dead, 500, 1.0)] == [
         "KL collapse"
     ]
@@ -205,8 +220,7 @@ def test_both_levels_carry_something_and_the_recorder_is_content():
 
 def test_completions_are_draws_of_the_conditional():
     model = tiny(completion_rounds=40)
-    for part in (model.levels[0].down, model.levels[1].down, model.decoder):
-        rough(part, 0.7)
+    felt(model, 1.6)
     joint = exact_log_prob(model.double(), every()).exp().reshape(2, 2, 2, 2)
     model = model.float()
     known = torch.tensor([[[True, False], [False, True]]]).expand(2000, 1, 2, 2)

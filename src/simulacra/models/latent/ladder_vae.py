@@ -54,6 +54,8 @@ from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 
 ROWS_AT_ONCE = 8192
+FIRST = 0.07
+"""How large the last weights of q and p are at first, beside others."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Config:
     hidden: int = 400
     dropout: float = 0.0
     beta: float = 1.0
-    free_bits: float = 0.0
+    free_bits: float = 2.0
     warm_up: float = 0.1
     importance_samples: int = 1
     completion_rounds: int = 100
@@ -147,6 +149,21 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
             for index, latent in enumerate(config.latents)
         )
         self.start = nn.Linear(max(extra, 1), hidden)
+        self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Weights that keep the size of what passes (He et al. 2015), since a way up and down is long;
+        and at first all q and p nearly N(0, I)."""
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                part.weight.normal_(0, (2 / part.in_features) ** 0.5)
+                part.bias.zero_()
+        for level in self.levels:
+            assert isinstance(level, _Level)
+            for net in (level.posterior, level.prior):
+                if isinstance(net, nn.Sequential):
+                    net[-1].weight.mul_(FIRST)  # type: ignore[operator]
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
@@ -155,12 +172,13 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         if not isinstance(space, Images):
             half = max(1, min(8, space.dimensions // 2))
             hidden = 128 if few else 256
-            return Config((half, half), hidden=hidden, dropout=0.1 if few else 0.0, warm_up=0.2)
+            drop = 0.1 if few else 0.0
+            return Config((half, half), hidden=hidden, dropout=drop, free_bits=0.5, warm_up=0.2)
         if few:
             return Config((8, 16), hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
         if min(space.height, space.width) > 32:
             return Config((32, 64), network="convolutional", hidden=256, batch_size=64)
-        return Config((16, 32), hidden=500, batch_size=200)
+        return Config((16, 32), hidden=500, free_bits=4.0, batch_size=200)
 
     @classmethod
     def toy(cls) -> LadderVAE:
