@@ -3,7 +3,7 @@
     p*(z) = N(z; 0, I) exp f(z),    p = p* / Z,    z = (x - shift) / scale
 
 f is free, and the gradient of log p is that of f(data) - E_p f (maximum likelihood). Chains stand for p:
-a buffer of them is kept from round to round, a few begin anew in each, and all move by Langevin steps
+a buffer of them is kept from round to round, some begin anew in each, and all move by Langevin steps
 (Du & Mordatch 2019, Alg. 1, whose buffer this is; persistent chains: Tieleman 2008),
 
     z' = z + e^2/2 grad log p*(z) + e n,    n ~ N(0, I).
@@ -61,9 +61,9 @@ class Config:
     layers: int = 3
     chains: int = 4096
     steps: int = 10
-    restart: float = 0.05
+    restart: float = 0.2
     smallest: float = 0.01
-    largest: float = 0.5
+    largest: float = 1.0
     restraint: float = 1e-3
     sampling_steps: int = 500
     annealing_chains: int = 100
