@@ -61,7 +61,7 @@ class Config:
     layers: int = 3
     chains: int = 4096
     steps: int = 10
-    restart: float = 0.2
+    restart: float = 0.05
     smallest: float = 0.01
     largest: float = 1.0
     restraint: float = 1e-3
