@@ -148,7 +148,7 @@ def test_codes_reconstructions_and_evaluation(place):
         ("CFG-053", ("--out", "a.csv")),
     ):
         refused(simulacra("interpolate", "vae", *words, cwd=place), 78, code)
-    refused(simulacra("interpolate", "dcgan", cwd=place), 69, "CAN-001", "interpolate", "Encoder")
+    refused(simulacra("interpolate", "dcgan", cwd=place), 78, "CAN-001", "interpolate", "Encoder")
     told = simulacra("evaluate", "vae", "--num-samples", 200, "--json", cwd=place)
     judged = json.loads(told.stdout)
     named = {reading["name"]: reading for reading in judged["readings"]}
