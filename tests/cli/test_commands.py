@@ -138,6 +138,17 @@ def test_codes_reconstructions_and_evaluation(place):
     refused(done, 78, "'codes.png'", "ends in .svg")
     done = simulacra("reconstruct", "vae", cwd=place)
     assert (place / done.stdout.strip()).is_file(), done.stderr
+    for words in ((), ("--traverse", "--datum", 3), ("--traverse", "--steps", 5, "--out", "t.npy")):
+        done = simulacra("interpolate", "vae", *words, cwd=place)
+        assert (place / done.stdout.strip()).is_file(), done.stderr
+    assert np.load(place / "t.npy").shape == (8 * 5, 1, 8, 8)
+    for code, words in (
+        ("CFG-133", ("--steps", 1)),
+        ("CFG-135", ("--traverse", "--datum", 180)),
+        ("CFG-053", ("--out", "a.csv")),
+    ):
+        refused(simulacra("interpolate", "vae", *words, cwd=place), 78, code)
+    refused(simulacra("interpolate", "dcgan", cwd=place), 78, "CAN-001", "interpolate", "Encoder")
     told = simulacra("evaluate", "vae", "--num-samples", 200, "--json", cwd=place)
     judged = json.loads(told.stdout)
     named = {reading["name"]: reading for reading in judged["readings"]}
@@ -151,6 +162,8 @@ def test_codes_reconstructions_and_evaluation(place):
         assert word in page
     assert "The strangest data, and where they are strange" in page
     assert "Codes of test data in the plane" in page
+    assert "From datum to datum" in page
+    assert "One unit of a code at a time" in page
     assert page.count("<circle") == 2 * 180 + 10
     told = next(one for one in judged["readings"] if one["name"] == "bits per dimension")
     row = page[page.index("<b>bits per dimension</b>") :].split("</tr>")[0]

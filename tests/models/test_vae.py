@@ -2,13 +2,20 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import chi2
+from torch.distributions import Bernoulli, Normal
 
-from simulacra.games import Batch, Clock
+from simulacra.data.dataset import Stream
+from simulacra.data.open import open_data
+from simulacra.games import Batch, Clock, Play
+from simulacra.layers.heads import ColumnHead
 from simulacra.models.latent.vae import VAE, Config
-from simulacra.probability.noise import row_noise
+from simulacra.probability.noise import BatchNoise, row_noise
+from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Labels, Table, Tokens, Vectors
 
 SPACES = [
@@ -77,19 +84,149 @@ def test_the_loss_is_minus_the_bound_that_log_prob_gives():
     assert per_datum == pytest.approx(bound.mean().item(), abs=6 * spread)
 
 
+def peer_log_weights(model, x, u, mean, scale):
+    """log p(x, z_i) / q(z_i|x) by torch's own distributions, and z; ``mean`` and ``scale`` are of q."""
+    raw_mean, log_scale = model.encoder(2.0 * x.double().flatten(1) - 1).chunk(2, 1)
+    z = (raw_mean + log_scale.exp() * u.movedim(1, 0)).movedim(0, 1)
+    likelihood = Bernoulli(logits=model.decoder(z)).log_prob(x.double().flatten(1).unsqueeze(1))
+    prior = Normal(0.0, 1.0).log_prob(z)
+    posterior = Normal(
+        (raw_mean if mean is None else mean).unsqueeze(1),
+        (log_scale.exp() if scale is None else scale).unsqueeze(1),
+    ).log_prob(z)
+    return likelihood.sum(2) + (prior - posterior).sum(2), z
+
+
+def gradient_of(model, x, seed=1):
+    loss = model.negative_bound(Batch(x), BatchNoise(seeded(seed), len(x)), Clock()).value
+    return torch.autograd.grad(loss * -model.space.dimensions, list(model.parameters()))
+
+
 def test_the_gradient_of_many_draws_weighs_each_by_its_importance():
     """grad L_k = E sum_i w~_i grad log w_i (Burda et al. 2016, eq. 13), w~ the normalised weights."""
-    model = rough(tiny(training_samples=7))
+    model = rough(tiny(training_samples=7), 0.2).double()
     x = model.space.random(5, seeded())
-    loss = model.negative_bound(Batch(x), row_noise(5, seeded(1), "cpu"), Clock()).value
-    found = torch.autograd.grad(loss, list(model.parameters()))
-    log_weights = model._log_weights(x, None, row_noise(5, seeded(1), "cpu"), 7)
-    share = torch.softmax(log_weights, 1).detach()
-    expected = -(share * log_weights).sum(1).mean() / model.space.dimensions
-    for one, other in zip(
-        found, torch.autograd.grad(expected, list(model.parameters())), strict=True
-    ):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    u = torch.randn((5, 7, 2), generator=seeded(1)).double()
+    log_weights, _ = peer_log_weights(model, x, u, None, None)
+    weights = log_weights.detach().exp()
+    share = weights / weights.sum(1, keepdim=True)
+    expected = torch.autograd.grad((share * log_weights).sum(1).mean(), list(model.parameters()))
+    assert float(share.max()) > 0.25, "all draws count alike, and nothing is tested"
+    for one, other in zip(gradient_of(model, x), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    wrong = torch.autograd.grad(
+        peer_log_weights(model, x, u, None, None)[0].mean(), list(model.parameters())
+    )
+    assert any((one - other).abs().max() > 1e-3 for one, other in zip(wrong, expected, strict=True))
+
+
+def test_the_doubly_reparameterised_gradient_is_the_papers():
+    """sum_i w~_i^2 (d log w_i / d z_i) (d z_i / d phi) for the encoder (Tucker et al. 2019, eq. 8)."""
+    model = rough(tiny(training_samples=6, gradient="doubly-reparameterised"), 0.2).double()
+    x = model.space.random(5, seeded())
+    u = torch.randn((5, 6, 2), generator=seeded(1)).double()
+    with torch.no_grad():
+        mean, log_scale = model._posterior(x, None)
+    log_weights, z = peer_log_weights(model, x, u, mean, log_scale.exp())
+    share = torch.softmax(log_weights.detach(), 1)
+    slopes = torch.autograd.grad(log_weights.sum(), z, retain_graph=True)[0]
+    inside = list(model.encoder.parameters())
+    along = (share.square().unsqueeze(2) * slopes).detach()
+    expected = torch.autograd.grad(z, inside, along / len(x), retain_graph=True)
+    decoder = list(model.decoder.parameters())
+    expected += torch.autograd.grad((share * log_weights).sum(1).mean(), decoder)
+    for one, other in zip(gradient_of(model, x), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_both_gradients_agree_on_average_and_one_is_quieter():
+    x = tiny().space.random(3000, seeded())
+    told = {}
+    for name in ("reparameterised", "doubly-reparameterised"):
+        torch.manual_seed(3)
+        model = rough(tiny(training_samples=20, gradient=name), 0.3)
+        every = [torch.cat([g.flatten() for g in gradient_of(model, x, s)[:2]]) for s in range(8)]
+        told[name] = torch.stack(every)
+    plain, doubly = told.values()
+    error = (plain.var(0) / 8 + doubly.var(0) / 8).sqrt()
+    assert float(((plain.mean(0) - doubly.mean(0)).abs() / error.clamp(min=1e-7)).mean()) < 1.6
+    assert float(doubly.var(0).sum()) < 0.6 * float(plain.var(0).sum())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"training_samples": 5, "beta": 4.0}, {"training_samples": 5, "free_bits": 0.1}],
+    ids=str,
+)
+def test_many_draws_leave_nothing_to_weigh(settings):
+    with pytest.raises(Refusal, match="no divergence"):
+        tiny(**settings)
+
+
+def test_beta_trades_reconstruction_for_divergence():
+    """Higgins et al. 2017: the divergence falls, and what reconstruction costs rises."""
+    data = open_data("digits")
+    told = []
+    for beta in (1.0, 4.0, 16.0):
+        torch.manual_seed(0)
+        config = Config(head="discretised-logistic", latent=4, hidden=64, beta=beta)
+        model = VAE(data.space, replace(config, learning_rate=5e-3, warm_up=0.5))
+        play = Play(model, model.game(), seed=0)
+        source = Stream(data.train, 64, seed=0)
+        for _ in play.rounds(source, lambda clock: clock.rounds / 200):
+            pass
+        told.append(model.eval().diagnose(data.test.all().x))
+    divergences = [one["divergence (nats)"] for one in told]
+    reconstructions = [one["reconstruction (nats)"] for one in told]
+    assert divergences[0] > divergences[1] + 1 > divergences[2] + 2
+    assert reconstructions[0] + 1 < reconstructions[1] < reconstructions[2] - 1
+
+
+def test_categories_are_read_as_zeros_and_a_one():
+    """So that no two of them are nearer to one another than any others."""
+    columns = (Column("a", missing=True), Column("b", "category", ("x", "y")))
+    space = Table((*columns, Column("c", "category", ("u", "v", "w"))))
+    head = ColumnHead(space)
+    head.shift[0], head.scale[0] = 1.0, 2.0
+    x = torch.tensor([[5.0, 1.0, 0.0], [torch.nan, 0.0, 2.0]])
+    expected = torch.tensor([[2, 0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0, 1]])
+    assert torch.equal(head.read(x), expected.float())
+    assert head.reads == 7
+    tokens = ColumnHead(Tokens(2, 3))
+    read = tokens.read(torch.tensor([[2, 0]]).float())
+    assert torch.equal(read, torch.tensor([[0, 0, 1, 1, 0, 0]]).float())
+
+
+def test_an_encoder_of_tokens_tells_neighbours_apart():
+    """One-hot codes separate the middle one of three tokens linearly, which its number would not."""
+    model = VAE(Tokens(1, 3), Config(latent=1, layers=0))
+    with torch.no_grad():
+        model.encoder[0].weight.copy_(torch.tensor([[0.0, 1, 0], [0, 0, 0]]))
+        model.encoder[0].bias.zero_()
+    assert model.encode(torch.tensor([[0], [1], [2]])).flatten().tolist() == [0, 1, 0]
+
+
+def test_completions_are_draws_of_the_conditional():
+    """Against p(x_missing|x_known) by sums over a grid of z and all states."""
+    model = tiny(completion_rounds=40)
+    rough(model.decoder, 0.8)
+    every = torch.tensor(list(itertools.product([0, 1], repeat=4))).reshape(-1, 1, 2, 2)
+    joint = exact_log_prob(model.double(), every).exp().reshape(2, 2, 2, 2)
+    model = model.float()
+    known = torch.tensor([[[True, False], [False, True]]]).expand(2000, 1, 2, 2)
+    x = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8).expand(2000, 1, 2, 2)
+    wanted = joint[1, :, :, 0].flatten()
+    wanted = (wanted / wanted.sum()).float()
+    assert float(wanted.max() / wanted.min()) > 3, "there is hardly anything to see"
+    independent = (joint.sum((0, 3)) / joint.sum()).flatten().float()
+    done = model.complete(x, known, generator=seeded()).flatten(1).long()
+    counts = torch.bincount(2 * done[:, 1] + done[:, 2], minlength=4)
+
+    def p_value(share):
+        return chi2.sf(float(((counts - 2000 * share).square() / (2000 * share)).sum()), 3)
+
+    assert p_value(wanted) > 1e-3
+    assert p_value(independent) < 1e-6
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

@@ -56,8 +56,12 @@ def test_images_show_codes_by_label_and_maps():
     labels = Labels(3, ("cat", "dog", "<cow>"))
     data = dataset(Images(1, 5, 4, 3), labels)
     shows = exhibits(build("vae", data.space, num_examples=40).eval(), data, 0)
-    assert len(shows) == 2
-    strange, codes = shows
+    assert len(shows) == 4
+    strange, codes, ways, moved = shows
+    assert "along a great circle" in ways.words
+    assert "the most active units" in moved.words
+    for one in (ways, moved):
+        assert one.body.count("data:image/png;base64,") == 1
     assert strange.words.startswith("The 16 strangest of 20 test data by reconstruction error")
     assert "data:image/png;base64," in strange.body
     assert "&lt;cow&gt; (datum" in codes.body
@@ -79,7 +83,7 @@ def test_a_conditional_model_is_given_its_labels():
     labels = Labels(2)
     data = dataset(Images(1, 5, 4, 2), labels)
     vae = build("vae", data.space, condition=labels, num_examples=40).eval()
-    assert len(exhibits(vae, data, 0)) == 2
+    assert len(exhibits(vae, data, 0)) == 4
     pixelcnn = build("pixelcnn", data.space, condition=labels, num_examples=40).eval()
     assert plane_of_codes(pixelcnn, data, 0) is None
     assert "-log p" in strange_data(pixelcnn, data, 0).words

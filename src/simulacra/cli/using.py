@@ -1,4 +1,4 @@
-"""``simulacra sample, score, encode, reconstruct, complete, evaluate``: using a trained run."""
+"""``simulacra sample, score, encode, reconstruct, interpolate, complete, evaluate``: using a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ Source = Annotated[
 ]
 Count = Annotated[int, typer.Option(help="How many data to use at most.")]
 
+MOST_CODES = 2000
+"""So many data at most tell how far each unit of a code varies."""
+
 
 def register(app: typer.Typer) -> None:
     """Put this module's verbs on the command line."""
-    for verb in (sample, score, encode, reconstruct, complete, evaluate):
+    for verb in (sample, score, encode, reconstruct, interpolate, complete, evaluate):
         app.command()(verb)
 
 
@@ -140,6 +143,44 @@ def reconstruct(
 
     again = in_chunks(there_and_back, model, batch)
     typer.echo(_keep(beside(batch.x, again), model.space, out, run / "reconstructions"))
+
+
+def interpolate(
+    run: Run,
+    data: Source = None,
+    traverse: Annotated[
+        bool,
+        typer.Option("--traverse", help="Move the most active units of one datum's code instead."),
+    ] = False,
+    steps: Annotated[int, typer.Option(help="Pictures on each way, both ends included.")] = 9,
+    count: Annotated[int, typer.Option(help="How many ways, or units.")] = 8,
+    datum: Annotated[int, typer.Option(help="Whose code is traversed, by its place.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A .png, .npy or .csv file.")] = None,
+) -> None:
+    """Walk from code to code between data, or along one unit of a code at a time."""
+    from simulacra import shelf
+    from simulacra.runs.walks import interpolations, require_walks, traversals
+
+    model = shelf.from_pretrained(run)
+    require_walks(model, to="traverse" if traverse else "interpolate")
+    if steps < 2 or count < 1:
+        reason = f"--steps is {steps} and --count {count}"
+        raise Refusal("CFG-133", reason, way_out="give at least 2 steps and a count of 1")
+    part = part_of(run, data, model)
+    if len(part) < 2:
+        reason = f"there is only {len(part)} datum, and it takes two"
+        raise Refusal("CFG-134", reason, way_out="give more data")
+    if traverse:
+        batch = part.first(MOST_CODES)
+        if not 0 <= datum < len(batch):
+            reason = f"--datum is {datum}"
+            raise Refusal("CFG-135", reason, way_out=f"give one from 0 to {len(batch) - 1}")
+        x = traversals(model, batch, datum, steps=steps, count=count)
+    else:
+        x = interpolations(model, part.first(2 * count), steps)
+    default = run / ("traversals" if traverse else "interpolations")
+    real = _behind(run, model, x)
+    typer.echo(_keep(x, model.space, out, default, real=real, columns=steps))
 
 
 def complete(
@@ -311,7 +352,9 @@ def _behind(run: Path, model: Any, x: Any) -> Any:
     return x
 
 
-def _keep(x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None) -> Path:
+def _keep(
+    x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None, columns: int = 8
+) -> Path:
     """Write elements as a picture, an array or a table, by the file's ending."""
     from simulacra.files import write_bytes
     from simulacra.runs.pictures import picture, png
@@ -321,7 +364,7 @@ def _keep(x: Any, space: Any, out: Path | None, default: Path, *, real: Any = No
     ending = ".png" if pictured else ".csv" if isinstance(space, Table) else ".npy"
     path = out or default.with_suffix(ending)
     if path.suffix == ".png" and (pictured or real is not None):
-        content = png(picture(x, space, real))
+        content = png(picture(x, space, real, columns=columns))
     elif path.suffix == ".npy":
         content = array_bytes(x)
     elif path.suffix == ".csv" and isinstance(space, Table):

@@ -6,6 +6,8 @@ elements under them, draws elements, and gives the most likely one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,14 +92,15 @@ class ImageHead(nn.Module):
 class ColumnHead(nn.Module):
     """Independent columns: a Gaussian for a real one, a categorical one for categories and tokens.
 
-    Real columns are seen through (x - shift) / scale, buffers that the model fills from the data. One
-    that may be missing is so with a chance of its own, which its second raw number is the logit of.
+    Real columns are seen through (x - shift) / scale, which ``fit`` takes from the data. One that may be
+    missing is so with a chance of its own, which its second raw number is the logit of.
     """
 
     shift: Tensor
     scale: Tensor
     real: Tensor
     may_miss: Tensor
+    possible: Tensor
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -108,11 +111,15 @@ class ColumnHead(nn.Module):
         real = torch.tensor([levels == 0 for levels in self.levels])
         self.register_buffer("real", real, persistent=False)
         self.register_buffer("may_miss", missing_columns(space), persistent=False)
+        # The categories that each column without an order has, among as many as the largest one.
+        counts = torch.tensor([levels for levels in self.levels if levels], dtype=torch.long)
+        possible = torch.arange(max(self.levels)) < counts.unsqueeze(1)
+        self.register_buffer("possible", possible, persistent=False)
         self.log_scale = nn.Parameter(torch.full((int(real.sum()),), -0.5))
         missing = self.may_miss.tolist()
         self.sizes = [max(one, 1) + gone for one, gone in zip(self.levels, missing, strict=True)]
         self.outputs = sum(self.sizes)
-        self.reads = len(self.levels) + sum(missing)
+        self.reads = sum(max(one, 1) for one in self.levels) + sum(missing)
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         """log p(x | raw) in nats, shape (n,), against the measure of the space itself."""
@@ -160,11 +167,29 @@ class ColumnHead(nn.Module):
             best[:, self.real] = best[:, self.real].masked_fill(gone, torch.nan)
         return best.to(self.space.dtype)
 
-    def standard(self, x: Tensor) -> Tensor:
-        """Columns as a network reads them, shape (n, reads): shifted and scaled, what is missing as 0,
-        and behind them for each column that may be missing whether it is."""
+    def read(self, x: Tensor) -> Tensor:
+        """Columns as a network reads them, shape (n, reads): real ones shifted and scaled, what is
+        missing as 0; for each column that may be missing whether it is; categories as zeros and a one."""
         z = self._standard(x)
-        return torch.cat([z.nan_to_num(), z.isnan().to(z)[:, self.may_miss]], dim=1)
+        parts = [z.nan_to_num()[:, self.real], z.isnan().to(z)[:, self.may_miss]]
+        if self.possible.numel():
+            index = x[:, ~self.real].long()
+            ones = functional.one_hot(index, self.possible.shape[1]).to(z)
+            parts.append(ones[:, self.possible])
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def fit(self, rows: Iterator[Tensor]) -> None:
+        """Shift and scale of real columns, of what is not missing, from batches of all data."""
+        total, square, count = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        for x in rows:
+            x = x.double()
+            count, x = count + (~x.isnan()).sum(0), x.nan_to_num()
+            total, square = total + x.sum(0), square + x.square().sum(0)
+        mean = total / count.clamp(min=1)
+        deviation = (square / count.clamp(min=1) - mean.square()).clamp(min=1e-12).sqrt()
+        self.shift.copy_(torch.where(self.real, mean, 0.0))
+        self.scale.copy_(torch.where(self.real, deviation, 1.0))
 
     def _standard(self, x: Tensor) -> Tensor:
         return (x - self.shift) / self.scale

@@ -1,7 +1,7 @@
 """Exhibits: what one trained run shows of its own test data, for its page.
 
-The strangest data with the entries that make them so, where the model has a score with maps; and the
-codes in the plane, where it has codes.
+The strangest data with the entries that make them so, where the model has a score with maps; the codes in
+the plane, where it has codes; and of images walks among codes, where codes lead back.
 """
 
 from __future__ import annotations
@@ -24,8 +24,17 @@ from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.refusals import shown
 from simulacra.runs.maps import Scale, by_pixel, picture, strangest
-from simulacra.runs.pictures import embedded, png
+from simulacra.runs.pictures import embedded, grid, png
 from simulacra.runs.scatter import scatter
+from simulacra.runs.walks import (
+    REACH,
+    STEPS,
+    WALKS,
+    can_walk,
+    interpolations,
+    most_active,
+    traversals,
+)
 from simulacra.spaces import Images, Labels, Space, Table
 
 TAUGHT = 2000
@@ -44,7 +53,12 @@ class Exhibit:
 
 def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
     """All that a model can show of its test data."""
-    found = [strange_data(model, data, seed), plane_of_codes(model, data, seed)]
+    found = [
+        strange_data(model, data, seed),
+        plane_of_codes(model, data, seed),
+        ways_between(model, data),
+        moved_units(model, data),
+    ]
     return [one for one in found if one is not None]
 
 
@@ -141,3 +155,38 @@ def plane_of_codes(model: Any, data: Dataset, seed: int) -> Exhibit | None:
     return Exhibit(
         "Codes of test data in the plane", plane.words, f"<figure>{plane.svg()}</figure>"
     )
+
+
+def ways_between(model: Any, data: Dataset) -> Exhibit | None:
+    """From one test datum to another; None for a model without codes of reals that lead back."""
+    if not can_walk(model) or not isinstance(data.space, Images) or len(data.test) < 2:
+        return None
+    x = interpolations(model, data.test.first(2 * WALKS))
+    great = getattr(model, "normal_codes", False)
+    road = "along a great circle, as they are standard normal" if great else "along a straight line"
+    return Exhibit(
+        "From datum to datum",
+        f"Codes of two test data, and {STEPS - 2} between them {road}, decoded; both ends are "
+        "reconstructions.",
+        _broad(x, data.space, "ways between data"),
+    )
+
+
+def moved_units(model: Any, data: Dataset) -> Exhibit | None:
+    """One unit of a code at a time, moved; None as for ``ways_between``."""
+    if not can_walk(model) or not isinstance(data.space, Images) or len(data.test) < 2:
+        return None
+    batch = data.test.first(MOST)
+    units = most_active(codes_of(model, batch.x, batch.condition), WALKS)
+    listed = ", ".join(str(unit) for unit in units.tolist())
+    return Exhibit(
+        "One unit of a code at a time",
+        f"The code of the first test datum, with one unit a row moved by {-REACH:g} to {REACH:g} "
+        f"standard deviations of {len(batch):,} codes: the most active units, {listed}.",
+        _broad(traversals(model, batch), data.space, "traversals of codes"),
+    )
+
+
+def _broad(x: Tensor, space: Images, name: str) -> str:
+    drawn = png(grid(x, space, columns=STEPS, pixels=720))
+    return f'<figure class="broad">{embedded(drawn, name)}</figure>'

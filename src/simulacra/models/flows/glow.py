@@ -159,6 +159,7 @@ class Glow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None

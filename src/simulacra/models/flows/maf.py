@@ -87,6 +87,7 @@ class MAF(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None

@@ -142,6 +142,7 @@ class RealNVP(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
     """Affine couplings between data and standard normal noise."""
 
     representative: ClassVar = True
+    normal_codes: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
 

@@ -5,12 +5,24 @@ p(x) = int p(x|z) N(z; 0, I) dz is bounded from below by (Kingma & Welling 2014,
     ELBO = E_q(z|x)[log p(x|z)] - KL(q(z|x) || N(0, I)),    q(z|x) = N(mu(x), diag sigma(x)^2),
 
 with z = mu + sigma * noise (eq. 10) and the divergence in closed form (their appendix B). With k draws
-the importance-weighted bound L_k = E log (1/k) sum_i p(x, z_i) / q(z_i|x) (Burda et al. 2016, eq. 8) is
-tighter; ``log_prob`` gives L_k with ``importance_samples`` draws.
+the importance-weighted bound L_k = E log (1/k) sum_i w_i, w_i = p(x, z_i) / q(z_i|x) (Burda et al. 2016,
+eq. 8) is tighter; ``log_prob`` gives L_k with ``importance_samples`` draws. Trained on L_k, each draw's
+gradient counts as its share w~_i of all weights (their eq. 13),
+
+    grad L_k = E sum_i w~_i grad log w_i,
+
+in which the encoder's part has an expectation that falls with k and a noise that does not. The same
+expectation without the part that is nought, doubly reparameterised (Tucker et al. 2019, eq. 8):
+
+    grad_phi L_k = E sum_i w~_i^2 (d log w_i / d z_i) (d z_i / d phi).
+
+Missing entries are filled in by a chain, z ~ q(z|x) and x_missing ~ p(x|z) by turns, that is
+approximate (``probability/completion.py``).
 
 Papers: Kingma & Welling 2014; Burda, Grosse & Salakhutdinov 2016; beta: Higgins et al. 2017; free bits:
-Kingma et al. 2016. Changed: SiLU for tanh, AdamW with a cosine and averaged weights, likelihoods for
-spaces other than binary images (a scale for each pixel, learned, instead of a fixed one).
+Kingma et al. 2016; Tucker, Lawson, Gu & Maddison 2019. Changed: SiLU for tanh, AdamW with a cosine and
+averaged weights, likelihoods for spaces other than binary images (a scale for each pixel, learned,
+instead of a fixed one).
 """
 
 from __future__ import annotations
@@ -22,7 +34,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Kind, Sampler, Scorer
+from simulacra.contract import (
+    Completer,
+    Decoder,
+    Density,
+    Diagnosable,
+    Encoder,
+    Kind,
+    Sampler,
+    Scorer,
+)
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.front_door import as_device, centred, drawn_labels, one_hot_labels
 from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
@@ -30,6 +51,7 @@ from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
 from simulacra.optimisation import Optimiser
 from simulacra.probability.bounds import importance_weighted
+from simulacra.probability.completion import completed
 from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.refusals import Refusal
@@ -38,9 +60,11 @@ from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 
 @dataclass(frozen=True)
 class Config:
-    """``importance_samples`` are draws of ``log_prob``, ``training_samples`` those of the loss (k > 1
-    trains on L_k). ``beta`` weighs the divergence, which rises over ``warm_up`` of the training;
-    ``free_bits`` is the least divergence of a latent dimension, in nats, that is worth lowering."""
+    """``importance_samples`` are draws of ``log_prob``, ``training_samples`` those of the loss: k > 1
+    trains on L_k, with the ``gradient`` of the encoder. ``beta`` weighs the divergence, which rises over
+    ``warm_up`` of the training; ``free_bits`` is the least divergence of a latent dimension, in nats,
+    that is worth lowering; L_k has no divergence, and uses none of these three. ``completion_rounds`` are
+    those of the chain that fills in what is missing."""
 
     network: Literal["mlp", "convolutional"] = "mlp"
     head: Literal["auto", "bernoulli", "categorical", "discretised-logistic", "gaussian"] = "auto"
@@ -52,25 +76,49 @@ class Config:
     free_bits: float = 0.0
     warm_up: float = 0.0
     training_samples: int = 1
+    gradient: Literal["reparameterised", "doubly-reparameterised"] = "reparameterised"
     importance_samples: int = 1
+    completion_rounds: int = 100
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
 
 
-class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
+@dataclass(frozen=True)
+class _Joint:
+    """The model given a row of labels for each datum, for the chain that completes data."""
+
+    model: VAE
+    extra: Tensor | None
+
+    def propose(self, x: Tensor, noise: Noise) -> Tensor:
+        mean, log_scale = self.model._posterior(x, self.extra)
+        return mean + log_scale.exp() * noise.normal(mean.shape[1]).to(mean.dtype)
+
+    def log_weight(self, x: Tensor, z: Tensor) -> Tensor:
+        mean, log_scale = self.model._posterior(x, self.extra)
+        surplus = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
+        surplus = surplus - gaussian_log_prob(z, mean, log_scale)
+        return self.model.head.log_prob(x, self.model._decoded(z, self.extra)) + surplus.sum(1)
+
+    def emit(self, z: Tensor, noise: Noise) -> Tensor:
+        return self.model.head.draw(self.model._decoded(z, self.extra), noise)
+
+
+class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable):
     """Encoder, decoder and a likelihood head over a standard normal latent variable."""
 
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
 
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
-        self.config = config = config or Config()
+        self.config = config = _sensible(config or Config())
         kind = choose_head(space) if config.head == "auto" else config.head
         self._require_head(kind)
         extra = condition.count if condition else 0
@@ -168,6 +216,22 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         return self.head.mode(self._decoded(as_device(code, self), extra))
 
     @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Approximate draws of p(x_missing|x_known), by a chain of ``completion_rounds``."""
+        noise = row_noise(len(x), generator, self._weight.device)
+        joint = _Joint(self, self._one_hot(condition, len(x)))
+        begin = noise.normal(self.config.latent).to(self._weight.dtype)
+        x, known = as_device(x, self), as_device(known, self)
+        return completed(joint, x, known, begin, noise, self.config.completion_rounds)
+
+    @torch.no_grad()
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         return -self.log_prob(x, generator=generator)
 
@@ -206,9 +270,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         if isinstance(self.space, Images):
             return centred(x, self.space.levels).to(self._weight.dtype)
         assert isinstance(self.head, ColumnHead)
-        if isinstance(self.space, Tokens):
-            return (x.float() * (2 / (self.space.vocabulary - 1)) - 1).to(self._weight.dtype)
-        return self.head.standard(x.to(self._weight.dtype))
+        return self.head.read(x.to(self._weight.dtype))
 
     def _posterior(self, x: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z|x), each (n, latent)."""
@@ -226,17 +288,26 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         raw: Tensor = self.decoder(given)
         return raw.to(self._weight.dtype)
 
-    def _log_weights(self, x: Tensor, extra: Tensor | None, noise: Noise, draws: int) -> Tensor:
-        """log p(x, z_i) / q(z_i|x) for ``draws`` of z from q, shape (n, draws)."""
+    def _log_weights(
+        self, x: Tensor, extra: Tensor | None, noise: Noise, draws: int, *, doubly: bool = False
+    ) -> Tensor:
+        """log p(x, z_i) / q(z_i|x) for ``draws`` of z from q, shape (n, draws).
+
+        ``doubly``: their shares, coefficients of a gradient, count twice on its way to the encoder, and
+        q is held (Tucker et al. 2019, eq. 8).
+        """
         mean, log_scale = self._posterior(x, extra)
         at_once = max(1, min(draws, 8192 // max(len(x), 1)))
-        parts = []
+        parts: list[Tensor] = []
         for start in range(0, draws, at_once):
             count = min(at_once, draws - start)
             u = noise.normal(count, self.config.latent).to(mean.dtype)
             z = mean.unsqueeze(1) + log_scale.exp().unsqueeze(1) * u
+            given_q = (mean.detach(), log_scale.detach()) if doubly else (mean, log_scale)
+            if doubly:
+                z.register_hook(lambda slope, s=start: slope * _shares(parts, s, slope.shape[1]))
             prior = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)).sum(2)
-            posterior = gaussian_log_prob(z, mean.unsqueeze(1), log_scale.unsqueeze(1)).sum(2)
+            posterior = gaussian_log_prob(z, *(one.unsqueeze(1) for one in given_q)).sum(2)
             many = x.repeat_interleave(count, 0)
             given = None if extra is None else extra.repeat_interleave(count, 0)
             likelihood = self.head.log_prob(many, self._decoded(z.flatten(0, 1), given))
@@ -247,7 +318,9 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         """Minus the ELBO (or L_k), in nats a dimension."""
         extra = self._one_hot(batch.condition, len(batch))
         if self.config.training_samples > 1:
-            weights = self._log_weights(batch.x, extra, noise, self.config.training_samples)
+            doubly = self.config.gradient == "doubly-reparameterised"
+            draws = self.config.training_samples
+            weights = self._log_weights(batch.x, extra, noise, draws, doubly=doubly)
             bound = importance_weighted(weights).mean()
             return Loss(-bound / self.space.dimensions, {"bound (nats)": bound})
         mean, log_scale = self._posterior(batch.x, extra)
@@ -268,15 +341,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     ) -> Mapping[str, float]:
         """Shift and scale of the real columns, from all the data."""
         assert isinstance(self.head, ColumnHead)
-        total, square, rows = torch.zeros(()), torch.zeros(()), torch.zeros(())
-        for batch in batches:
-            x = batch.x.double()
-            rows, x = rows + (~x.isnan()).sum(0), x.nan_to_num()
-            total, square = total + x.sum(0), square + x.square().sum(0)
-        mean = total / rows.clamp(min=1)
-        deviation = (square / rows.clamp(min=1) - mean.square()).clamp(min=1e-12).sqrt()
-        self.head.shift.copy_(torch.where(self.head.real, mean, 0.0))
-        self.head.scale.copy_(torch.where(self.head.real, deviation, 1.0))
+        self.head.fit(batch.x for batch in batches)
         return {"finished": 1.0}
 
     def game(self) -> Game:
@@ -295,3 +360,27 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
             )
         wide = config.network == "convolutional" or config.hidden >= 256
         return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)
+
+
+def _shares(log_weights: list[Tensor], start: int, count: int) -> Tensor:
+    """w~ of ``count`` draws from ``start`` on, among all of them, shape (n, count, 1)."""
+    shares = torch.softmax(torch.cat(log_weights, dim=1).detach(), dim=1)
+    return shares[:, start : start + count].unsqueeze(2)
+
+
+def _sensible(config: Config) -> Config:
+    if config.training_samples > 1 and (config.beta != 1 or config.free_bits):
+        raise Refusal(
+            "CFG-130",
+            f"training_samples is {config.training_samples}, and L_k has no divergence that beta "
+            f"{config.beta:g} could weigh or free_bits {config.free_bits:g} could spare",
+            way_out="set training_samples to 1, or leave beta at 1 and free_bits at 0",
+        )
+    if config.training_samples < 1 or config.importance_samples < 1:
+        raise Refusal(
+            "CFG-131",
+            f"training_samples is {config.training_samples}, importance_samples "
+            f"{config.importance_samples}",
+            way_out="draw at least one",
+        )
+    return config
