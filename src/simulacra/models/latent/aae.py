@@ -36,6 +36,7 @@ from torch.nn import functional
 
 from simulacra.contract import Decoder, Diagnosable, Encoder, Predictor, Sampler, Scorer
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.layers.augmentation import translated
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.rebuilding import Error, Rebuilding
@@ -52,7 +53,8 @@ class Config:
     """``code`` is the size of z. ``labelled``: how many training rows show their label; 0 of a model with
     labels means all of them, and that the decoder is given them. ``categories`` are the classes of a
     categorical code where there are no labels. ``input_noise`` is the deviation of what is added to the
-    numbers that the encoder reads; the rates are those of rebuilding and classifying, and of the
+    numbers that the encoder reads; ``shift`` moves images that show their label about by up to that
+    share of their sides; the rates are those of rebuilding and classifying, and of the
     adversaries."""
 
     prior: Literal["gaussian", "mixture", "swiss-roll", "categorical-gaussian"] = "gaussian"
@@ -66,6 +68,7 @@ class Config:
     layers: int = 2
     critic_hidden: int = 500
     input_noise: float = 0.0
+    shift: float = 0.0
     batch_size: int = 100
     learning_rate: float = 1e-3
     adversarial_rate: float = 2e-4
@@ -335,10 +338,17 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
     def classification_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """-log q(y|x) in nats, on rows drawn from those that show their label."""
         which = (noise.uniform() * len(self.shown)).long()
-        code = self._encoded(self.shown[which], noise)
+        code = self._encoded(self._moved(self.shown[which], noise), noise)
         labels = self.shown_labels[which]
         right = (code.logits.argmax(1) == labels).float().mean()
         return Loss(functional.cross_entropy(code.logits.float(), labels), {"right": right})
+
+    def _moved(self, numbers: Tensor, noise: Noise) -> Tensor:
+        """Images moved about a little, (n, reads); other data stay as they are."""
+        if not self.config.shift or not isinstance(self.space, Images):
+            return numbers
+        images = numbers.reshape(-1, *self.space.shape)
+        return translated(images, noise.uniform(2), self.config.shift).flatten(1)
 
     @property
     def _critics(self) -> list[nn.Sequential]:
