@@ -362,7 +362,7 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         return {}
 
     def choose(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """The rows that show their label: those whose content has the lowest numbers."""
+        """The rows that show their label: those whose content has the lowest numbers, each once."""
         keys = torch.empty(0, dtype=torch.int64)
         rows, labels = self.shown[:0].cpu(), self.shown_labels[:0].cpu()
         for batch in batches:
@@ -370,7 +370,11 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
             keys = torch.cat([keys, content_numbers(batch.x.cpu(), self.config.label_seed)])
             rows = torch.cat([rows, self.door.numbers(batch.x).cpu()])
             labels = torch.cat([labels, batch.condition.long().cpu()])
-            first = torch.argsort(keys, stable=True)[: self.config.labelled]
+            order = torch.argsort(keys, stable=True)
+            # Of rows that are all alike one is enough.
+            fresh = torch.ones(len(keys), dtype=torch.bool)
+            fresh[1:] = keys[order][1:] != keys[order][:-1]
+            first = order[fresh][: self.config.labelled]
             keys, rows, labels = keys[first], rows[first], labels[first]
         if len(keys) < self.config.labelled:
             reason = (

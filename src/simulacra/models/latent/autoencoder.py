@@ -94,16 +94,15 @@ class Autoencoder(nn.Module, Encoder, Decoder, Scorer, Diagnosable):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """Narrow and denoising for few data; convolutions for images with sides above 32."""
+        """An eighth of an image's numbers, 30 at most; convolutions for images with sides above 32."""
         few = num_examples < 5000
+        hidden = (256, 128) if few or not isinstance(space, Images) else (1000, 500, 250)
+        decay, size = (1e-2, 64) if few else (0.0, 100)
         if isinstance(space, Images) and min(space.height, space.width) > 32:
-            return Config(network="convolutional", code=64, batch_size=64)
-        code = max(1, min(30, space.dimensions // 3))
-        if few:
-            return Config(hidden=(256, 128), code=code, corruption_level=0.1, batch_size=64)
-        return Config(
-            code=code, hidden=(1000, 500, 250) if isinstance(space, Images) else (256, 128)
-        )
+            return Config(network="convolutional", code=64, batch_size=64, weight_decay=decay)
+        share = 8 if isinstance(space, Images) else 2
+        code = max(1, min(30, space.dimensions // share))
+        return Config(hidden=hidden, code=code, batch_size=size, weight_decay=decay)
 
     @classmethod
     def toy(cls) -> Autoencoder:
