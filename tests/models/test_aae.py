@@ -8,7 +8,8 @@ import torch
 
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Descent, Game, Play, Stage
-from simulacra.models.latent.aae import AAE, Config, content_numbers
+from simulacra.models.latent.aae import AAE, Config
+from simulacra.probability.contents import content_numbers
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Labels, Table, Tokens, Vectors

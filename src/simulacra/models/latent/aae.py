@@ -19,7 +19,9 @@ Which rows show their label is a pure function of their content and ``label_seed
 once and then kept with the weights. The labels of all others reach no loss.
 
 Paper: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015. Changed: batch normalisation in the encoder and
-noise on what it reads, Adam for SGD with momentum, averaged weights, logistic outputs.
+noise on what it reads, Adam for SGD with momentum, averaged weights, logistic outputs; the critic of z
+is told the class (in this way: their sec. 2.3), so that z looks like the prior within each class, and a
+class that is asked for is drawn; images that show their label may be moved about.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.rebuilding import Error, Rebuilding
 from simulacra.optimisation import Optimiser
+from simulacra.probability.contents import content_numbers
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.probability.priors import petals, swiss_roll
 from simulacra.probability.two_sample import neighbour_accuracy
@@ -131,7 +134,7 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         reads = self.classes + config.code + (self.given.count if self.given else 0)
         self.decoder = _network([reads, *inside, self.door.reads])
         width = [config.critic_hidden] * 2
-        self.style_critic = _network([config.code, *width, 1])
+        self.style_critic = _network([reads, *width, 1])
         self.class_critic = _network([self.classes, *width, 1]) if self.classes else None
         self.register_buffer("shown", torch.zeros(config.labelled, self.door.reads))
         self.register_buffer("shown_labels", torch.zeros(config.labelled, dtype=torch.long))
@@ -220,18 +223,17 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         """How well neighbours tell codes from draws of the prior (0.5: not at all), and the error."""
         noise = scoring_noise(len(x), None, self._device)
         code = self._code_of(x)
-        own, prior = code.style(noise), self._prior_style(noise)
+        beside = self._beside(code, condition)
+        own = torch.cat([beside, code.style(noise).to(beside)], dim=1)
+        # A softmax is never exactly zeros and a one: what the class is, not how sure it is, counts.
+        drawn = self._prior_classes(noise).to(beside) if self.classes else beside
+        prior = torch.cat([drawn, self._prior_style(noise).to(beside)], dim=1)
         told = {}
         if self.classes:
-            # A softmax is never exactly zeros and a one: what the class is, not how sure it is, counts.
             chances = torch.softmax(code.logits, dim=1)
-            rounded = functional.one_hot(chances.argmax(1), self.classes)
-            shares = chances.mean(0)
             told["surest class (mean chance)"] = float(chances.amax(1).mean())
-            away = (shares - 1 / self.classes).abs().sum() / 2
+            away = (chances.mean(0) - 1 / self.classes).abs().sum() / 2
             told["classes from the prior's shares (total variation)"] = float(away)
-            own = torch.cat([rounded.to(own), own], dim=1)
-            prior = torch.cat([self._prior_classes(noise).to(prior), prior], dim=1)
         accuracy = neighbour_accuracy(own, prior)
         error = self._errors_of(x, condition).mean()
         told["codes told from the prior (accuracy of neighbours)"] = accuracy
@@ -301,6 +303,20 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         which = (noise.uniform() * self.classes).long().clamp(max=self.classes - 1)
         return functional.one_hot(which, self.classes).float()
 
+    @staticmethod
+    def _parts(code: Code, noise: Noise) -> list[Tensor]:
+        """What each critic is shown of a code: z, and the chances of y."""
+        return [code.style(noise), torch.softmax(code.logits, dim=1)]
+
+    def _beside(self, code: Code, condition: Tensor | None) -> Tensor:
+        """The class, zeros and a one, that z must know nothing of: the likeliest y, or the label."""
+        if self.classes:
+            own = functional.one_hot(code.logits.argmax(1), self.classes)
+        else:
+            own = code.logits.new_zeros(len(code.logits), 0)
+        given = self._given(condition, len(own))
+        return torch.cat([own.to(self._type)] + ([] if given is None else [given]), dim=1)
+
     def rebuilding_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The error of x given its noisy code, over the dimensions."""
         numbers = self.door.numbers(batch.x)
@@ -316,8 +332,9 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         """-E log D(prior) - E log(1 - D(code)), of each critic, in nats."""
         with torch.no_grad():
             code = self._encoded(self.door.numbers(batch.x), noise)
-            fakes = [code.style(noise), torch.softmax(code.logits, dim=1)]
+            fakes, beside = self._parts(code, noise), self._beside(code, batch.condition)
         reals = [self._prior_style(noise), self._prior_classes(noise)]
+        reals[0], fakes[0] = (torch.cat([beside, one[0].to(beside)], 1) for one in (reals, fakes))
         value, told = torch.zeros((), device=self._device), {}
         for name, critic, real, fake in zip(
             ("", "class "), self._critics, reals, fakes, strict=False
@@ -330,7 +347,8 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
     def hiding_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """-E log D(code), of each critic, in nats."""
         code = self._encoded(self.door.numbers(batch.x), noise)
-        parts = [code.style(noise), torch.softmax(code.logits, dim=1)]
+        parts = self._parts(code, noise)
+        parts[0] = torch.cat([self._beside(code, batch.condition), parts[0]], dim=1)
         pairs = zip(self._critics, parts, strict=False)
         each = [functional.softplus(-critic(one).float()).mean() for critic, one in pairs]
         return Loss(torch.stack(each).sum())
@@ -431,16 +449,3 @@ def _require_sense(config: Config, condition: Labels | None) -> None:
     if config.labelled and config.prior != "categorical-gaussian":
         reason = f"the prior {config.prior} has no class for labels to be learned in"
         raise Refusal("CFG-162", reason, way_out='set prior to "categorical-gaussian"')
-
-
-def content_numbers(x: Tensor, seed: int) -> Tensor:
-    """A number for each row, (n,) int64, that depends on its content and ``seed`` only."""
-    flat = x.flatten(1)
-    bits = flat.float().contiguous().view(torch.int32) if x.is_floating_point() else flat
-    stream = torch.Generator().manual_seed(seed)
-    weights = torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=stream) | 1
-    mixed = (bits.long() * weights).sum(1)
-    # Low bits of a sum of products depend on low bits only: high ones are brought down.
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
