@@ -15,7 +15,7 @@ from simulacra.spaces import Images, Vectors
 class Halved(nn.Module, Encoder, Decoder):
     """Its code is the datum, of which it claims the first ``size`` numbers; all comes back by half."""
 
-    condition_space = None
+    condition_space, code_space = None, None
 
     def __init__(self, space, size):
         super().__init__()
