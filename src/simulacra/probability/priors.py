@@ -1,5 +1,5 @@
 """Distributions of the plane that are easy to draw from and shaped like nothing a network gives by
-itself: priors for codes (Makhzani et al. 2015, fig. 2 and 3).
+itself: priors for codes (Makhzani et al. 2015, fig. 2 and 4).
 
 Draws take uniform and normal numbers instead of a generator, so that each row keeps its own stream.
 """

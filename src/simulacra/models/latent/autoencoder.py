@@ -212,7 +212,7 @@ class Autoencoder(nn.Module, Encoder, Decoder, Scorer, Diagnosable):
         return total / self.config.probes
 
     def _single_layer(self, numbers: Tensor) -> Tensor:
-        """||J||_F^2 of each row of the code of a single layer (Rifai et al. 2011, sec. 3.1)."""
+        """||J||_F^2 of each row of the code of a single layer (Rifai et al. 2011)."""
         assert isinstance(self.encoder, nn.Sequential)
         (layer,) = self.encoder
         assert isinstance(layer, nn.Linear)
