@@ -18,3 +18,11 @@ def content_numbers(x: Tensor, seed: int) -> Tensor:
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
+
+
+def lowest(numbers: Tensor, count: int) -> Tensor:
+    """Where the ``count`` lowest numbers stand (fewer, if there are fewer), in order and each once."""
+    order = torch.argsort(numbers, stable=True)
+    fresh = torch.ones(len(numbers), dtype=torch.bool)
+    fresh[1:] = numbers[order][1:] != numbers[order][:-1]
+    return order[fresh][:count]

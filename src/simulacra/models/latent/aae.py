@@ -43,7 +43,7 @@ from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.rebuilding import Error, Rebuilding
 from simulacra.optimisation import Optimiser
-from simulacra.probability.contents import content_numbers
+from simulacra.probability.contents import content_numbers, lowest
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.probability.priors import petals, swiss_roll
 from simulacra.probability.two_sample import neighbour_accuracy
@@ -388,16 +388,10 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
             keys = torch.cat([keys, content_numbers(batch.x.cpu(), self.config.label_seed)])
             rows = torch.cat([rows, self.door.numbers(batch.x).cpu()])
             labels = torch.cat([labels, batch.condition.long().cpu()])
-            order = torch.argsort(keys, stable=True)
-            # Of rows that are all alike one is enough.
-            fresh = torch.ones(len(keys), dtype=torch.bool)
-            fresh[1:] = keys[order][1:] != keys[order][:-1]
-            first = order[fresh][: self.config.labelled]
+            first = lowest(keys, self.config.labelled)
             keys, rows, labels = keys[first], rows[first], labels[first]
         if len(keys) < self.config.labelled:
-            reason = (
-                f"{self.config.labelled} rows are to show their label, and there are {len(keys)}"
-            )
+            reason = f"labelled is {self.config.labelled}, and {len(keys)} rows are different"
             raise Refusal("CFG-163", reason, way_out="lower labelled")
         self.shown.copy_(rows)
         self.shown_labels.copy_(labels)
