@@ -4,8 +4,8 @@
     python benchmarks/semi_supervised.py labels runs/aae-semi-mnist
     python benchmarks/semi_supervised.py codes runs/aae-mnist
 
-``labels``: the test error of a run's classifier, beside that of the control: the same encoder, taught by
-its classification turn alone on the same rows with the same noise and shifts, for ``--rounds``.
+``labels``: the test error of a run's classifier, beside those of two controls: the same encoder, taught by
+its classification turn alone on the same rows for ``--rounds``, moved about as in the run and not moved.
 
 ``codes``: the accuracy of a fresh network (and of neighbours) between codes of test data and draws of the
 prior, as many of either; 0.5 is what a perfect match gets.
@@ -53,10 +53,12 @@ def test_error(model: Model, data: Dataset) -> dict[str, Any]:
     return {"error": wrong / len(said), "low": low, "high": high, "count": len(said)}
 
 
-def labels_alone(model: Model, data: Dataset, rounds: int) -> Model:
-    """The control: a model of the same first weights whose classification turn is all that is played."""
-    card = {"settings": shelf.describe(model)["config"], "condition": model.condition_space}
-    control = shelf.build(shelf.name_of(model), data.space, seed=0, **card)
+def labels_alone(model: Model, data: Dataset, rounds: int, **other: Any) -> Model:
+    """A control: a model of the same kind whose classification turn is all that is played; ``other``
+    settings go over the run's own."""
+    settings = shelf.describe(model)["config"] | other
+    name, labels = shelf.name_of(model), model.condition_space
+    control = shelf.build(name, data.space, settings=settings, condition=labels, seed=0)
     game = control.game()
     (teach,) = [
         turn
@@ -78,13 +80,18 @@ def labels_alone(model: Model, data: Dataset, rounds: int) -> Model:
 def by_labels(folder: Path, rounds: int) -> dict[str, Any]:
     """Both errors; the rows that show their label have to be the same."""
     model, data = opened(folder)
-    control = labels_alone(model, data, rounds)
-    assert torch.equal(control.shown_labels, model.shown_labels), "other rows show their label"
+    controls = {
+        "labels alone": labels_alone(model, data, rounds),
+        "labels alone, not moved": labels_alone(model, data, rounds, shift=0.0),
+    }
+    for control in controls.values():
+        assert torch.equal(control.shown_labels, model.shown_labels), "other rows show their label"
     return {
         "labels shown": len(model.shown_labels),
         "of each class": torch.bincount(model.shown_labels).tolist(),
         "run": test_error(model, data),
-        "labels alone": test_error(control, data) | {"rounds": rounds},
+        "rounds of the controls": rounds,
+        **{told: test_error(control, data) for told, control in controls.items()},
     }
 
 
@@ -118,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("labels", "codes"))
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rounds", type=int, default=2000, help="Of the control.")
+    parser.add_argument("--rounds", type=int, default=400, help="Of the controls.")
     given = parser.parse_args()
     asked = by_labels(given.run, given.rounds) if given.what == "labels" else by_codes(given.run)
     print(json.dumps(asked, indent=2))
