@@ -4,8 +4,8 @@
     python benchmarks/semi_supervised.py labels runs/aae-semi-mnist
     python benchmarks/semi_supervised.py codes runs/aae-mnist
 
-``labels``: the test error of a run's classifier, beside those of two controls: the same encoder, taught by
-its classification turn alone on the same rows for ``--rounds``, moved about as in the run and not moved.
+``labels``: the test error of a run's classifier, beside those of two controls: the same encoder, taught
+by its classification turn alone on the same rows for ``--rounds``, moved about as in the run and not.
 
 ``codes``: the accuracy of a fresh network (and of neighbours) between codes of test data and draws of the
 prior, as many of either; 0.5 is what a perfect match gets.
