@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from simulacra.refusals import Refusal, shown
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Source = Annotated[
@@ -131,17 +128,13 @@ def reconstruct(
     """Encode and decode data; a picture shows each original above its reconstruction."""
     from simulacra import shelf
     from simulacra.contract import Decoder, Encoder, require_capability
-    from simulacra.runs.using import beside, in_chunks
+    from simulacra.runs.using import beside, rebuilt
 
     model = shelf.from_pretrained(run)
-    encoder = require_capability(model, Encoder, to="reconstruct")
-    decoder = require_capability(model, Decoder, to="reconstruct")
+    require_capability(model, Encoder, to="reconstruct")
+    require_capability(model, Decoder, to="reconstruct")
     batch = part_of(run, data, model).first(count)
-
-    def there_and_back(x: Tensor, *, condition: Tensor | None) -> Tensor:
-        return decoder.decode(encoder.encode(x, condition=condition), condition=condition)
-
-    again = in_chunks(there_and_back, model, batch)
+    again = rebuilt(model, batch)
     typer.echo(_keep(beside(batch.x, again), model.space, out, run / "reconstructions"))
 
 

@@ -24,16 +24,16 @@ SPARE, POWERS = 20, 4
 
 @dataclass(frozen=True)
 class Principal:
-    """A mean image (D,) and orthonormal directions (D, k), k at most a hundred."""
+    """A mean row (D,) and orthonormal directions (D, k) of most variance."""
 
     mean: Tensor
     directions: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, seed: int) -> Principal:
-        """The directions of most variance of rows (n, D)."""
+    def of(cls, rows: Tensor, seed: int, components: int = COMPONENTS) -> Principal:
+        """The first ``components`` directions of rows (n, D), or as many as those have."""
         mean = rows.mean(0)
-        kept = min(COMPONENTS, *rows.shape)
+        kept = min(components, *rows.shape)
         with global_noise(mixed(seed, 86)):  # its first directions are random
             tried = min(kept + SPARE, *rows.shape)
             directions = torch.pca_lowrank(rows - mean, q=tried, center=False, niter=POWERS)[2]

@@ -1,19 +1,20 @@
 """Rebuilding: what comes back of a datum from its code, and of the half that was hidden?
 
 Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, columns
-of numbers), so that published errors per image compare. The control of reconstruction is the mean
-of the training data; that of completion fills the hidden half with it.
+of numbers), so that published errors per image compare. The control of reconstruction is the best that a
+line can do: the training data's first principal components, as many as a code has numbers (Hinton &
+Salakhutdinov 2006); of a code as large as the datum it is the mean of the training data, which completion
+fills the hidden half with, too.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from simulacra.contract import Completer, Decoder, Encoder
-from simulacra.evaluation.case import SCORED_AT_ONCE, Case
+from simulacra.evaluation.case import Case, scored
+from simulacra.evaluation.gaussians import Principal
 from simulacra.evaluation.intervals import mean_interval
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
@@ -21,7 +22,8 @@ from simulacra.probability.noise import mixed
 from simulacra.spaces import Images, Space, Vectors
 
 RECONSTRUCTION, COMPLETION = "reconstruction error", "completion error"
-MOST, MOST_COMPLETED = 1000, 100
+MOST_COMPLETED, SHARE = 100, 0.1
+"""Data that are completed; the share of the budget that rebuilding may take."""
 
 
 def unit_scale(x: Tensor, space: Space) -> Tensor:
@@ -37,11 +39,17 @@ def squared_errors(x: Tensor, y: Tensor, space: Space) -> Tensor:
 
 
 class _Errors(Measure):
-    """The mean of ``errors`` (n,), beside that of ``control`` (n,)."""
+    """The mean of ``errors`` (n,), beside that of ``control`` (n,), both of elements of ``space``."""
 
     ROLES = ("errors", "control")
     REQUIRED = ("errors",)
-    NAME, HOW = "", ""
+    NAME = ""
+
+    def __init__(self, provenance: Provenance | None = None, *, space: Space | None = None) -> None:
+        super().__init__(provenance)
+        images = isinstance(space, Images)
+        self.how = ""
+        self.unit = f"squared error {'an image, pixels in [0, 1]' if images else 'a datum'}"
 
     def compute(self) -> list[Reading]:
         errors = self.rows("errors")
@@ -50,46 +58,62 @@ class _Errors(Measure):
             self.reading(
                 self.NAME,
                 float(errors.mean()),
-                unit="squared error a datum",
+                unit=self.unit,
                 better="lower",
                 count=len(errors),
                 interval=mean_interval(errors) if len(errors) > 1 else None,
-                how=self.HOW,
+                how=self.how,
                 control=control,
             )
         ]
 
 
 class Reconstruction(_Errors):
-    """Errors of decode(encode(x)) on the test split."""
+    """Errors of decode(encode(x)) on the test split; ``code`` is how many numbers a code has."""
 
     NEEDS = (Encoder,)
     NAME = RECONSTRUCTION
-    HOW = (
-        "squared error of decode(encode(x)), summed over elements (images in [0, 1]); without a "
-        "model: the mean of the training data in its place"
-    )
+
+    def __init__(
+        self, provenance: Provenance | None = None, *, space: Space | None = None, code: int = 0
+    ) -> None:
+        super().__init__(provenance, space=space)
+        self.narrow = space is None or code < space.dimensions
+        line = f"the training data's first {code} principal components"
+        control = line if self.narrow else "the mean of the training data"
+        self.how = (
+            f"squared error of decode(encode(x)) from {code} numbers, summed over elements (images in "
+            f"[0, 1]); without a model: {control}"
+        )
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
         """None of a model that cannot decode, and of data whose differences mean nothing."""
-        model: Any = case.model
-        if not isinstance(case.model, Decoder) or not isinstance(case.space, Images | Vectors):
+        model, space = case.model, case.space
+        if not isinstance(model, Decoder) or not isinstance(space, Images | Vectors):
             return []
-        errors = cls(Provenance(seed=case.seed))
-        mean = unit_scale(case.train.x, case.space).mean(0)
-        for start in range(0, min(MOST, len(case.test)), SCORED_AT_ONCE):
-            rows = slice(start, min(start + SCORED_AT_ONCE, MOST))
-            x, given = case.test.x[rows].cpu(), None
-            if case.conditional and case.test.condition is not None:
-                given = case.test.condition[rows]
-            with torch.no_grad():
-                again = model.decode(model.encode(x, condition=given), condition=given).cpu()
-            errors.update(
-                errors=squared_errors(x, again, case.space),
-                control=(unit_scale(x, case.space) - mean).square().flatten(1).sum(1),
-            )
-        return errors.compute()
+        code: int = case.model.code_space.dimensions
+        measure = cls(Provenance(seed=case.seed), space=space, code=code)
+
+        def error(x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+            told = case.model.encode(x, condition=condition)
+            return squared_errors(x.cpu(), model.decode(told, condition=condition).cpu(), space)
+
+        errors = scored(
+            error,
+            case.test,
+            conditional=case.conditional,
+            seed=case.seed,
+            seconds=SHARE * case.seconds,
+        )
+        line = Principal.of(
+            case.train.x.flatten(1).float().cpu(), case.seed, code if measure.narrow else 0
+        )
+        rows = case.test.x[: len(errors)].flatten(1).float().cpu()
+        away = (rows - line.pixels(line.coordinates(rows))).double()
+        if isinstance(space, Images):
+            away = away / (space.levels - 1)
+        return measure.update(errors=errors, control=away.square().sum(1)).compute()
 
 
 class Completion(_Errors):
@@ -97,11 +121,14 @@ class Completion(_Errors):
 
     NEEDS = (Completer,)
     NAME = COMPLETION
-    HOW = (
-        "squared error of the lower half, filled in from the upper one, summed over pixels in [0, 1]; "
-        "one honest draw has about twice the error of the best guess; without a model: the training "
-        "data's mean"
-    )
+
+    def __init__(self, provenance: Provenance | None = None, *, space: Space | None = None) -> None:
+        super().__init__(provenance, space=space)
+        self.how = (
+            "squared error of the lower half, filled in from the upper one, summed over pixels in "
+            "[0, 1]; one honest draw has about twice the error of the best guess; without a model: "
+            "the training data's mean"
+        )
 
     @classmethod
     def read(cls, case: Case) -> list[Reading]:
@@ -119,7 +146,7 @@ class Completion(_Errors):
             filled = case.model.complete(x, known, condition=given, generator=generator).cpu()
         mean = unit_scale(case.train.x, case.space).mean(0)
         guess = torch.where(known, unit_scale(x, case.space), mean)
-        errors = cls(Provenance(seed=case.seed))
+        errors = cls(Provenance(seed=case.seed), space=case.space)
         return errors.update(
             errors=squared_errors(x, filled, case.space),
             control=(unit_scale(x, case.space) - guess).square().flatten(1).sum(1),

@@ -21,7 +21,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class BatchNorm(nn.Module):
-    """Ioffe & Szegedy 2015 over (n, C, H, W), with a running average for use after training.
+    """Ioffe & Szegedy 2015 over (n, C, …), with a running average for use after training.
 
     The running average moves only while gradients are recorded: a network that is merely run (a
     generator in its critic's turn) is left bit-identical. With several processes the statistics are
@@ -62,16 +62,17 @@ class BatchNorm(nn.Module):
         )
 
     def _over_processes(self, x: Tensor) -> Tensor:
-        dims = (0, 2, 3)
+        dims = (0, *range(2, x.ndim))
+        spread = (-1, *(1 for _ in dims[1:]))
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = all_reduce(x.float().sum(dims)) / count
-        centred = x.float() - mean[:, None, None]
+        centred = x.float() - mean.view(spread)
         variance = all_reduce(centred.square().sum(dims)) / count
         if torch.is_grad_enabled():
             with torch.no_grad():
                 self.mean.lerp_(mean, self.momentum)
                 self.variance.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
-        out: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        out: Tensor = centred * scale.view(spread) + self.bias.view(spread)
         out = out.to(x.dtype)
         return out

@@ -32,14 +32,13 @@ from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_
 from simulacra.runs.machine import choose_device, describe_machine
 from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe
-from simulacra.runs.report import write_report, write_run_report
+from simulacra.runs.report import PICTURE, REBUILT, write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.runs.using import sample_in_chunks
-from simulacra.spaces import Space
+from simulacra.runs.using import beside, rebuilds, rebuilt, sample_in_chunks
+from simulacra.spaces import Images, Space
 
 PLAN = "comparison.json"
-PICTURE = "samples.png"
 REAL = "real.png"
 NUMBERS = "report.json"
 PICTURED = 40
@@ -271,11 +270,21 @@ def show_run(folder: Path, judgement: Judgement, *, seed: int = 0) -> Path:
 
 
 def _picture(folder: Path, data: Dataset) -> None:
+    """Samples, or of a model that draws none, what comes back of test data from their codes."""
     model = shelf.from_pretrained(folder)
-    if isinstance(model, Sampler) and has_picture(data.space):
-        x = sample_in_chunks(model, _pictured(data.space), torch.Generator().manual_seed(0))
-        real = data.test.first(POINTS).x
-        write_bytes(folder / PICTURE, png(picture(x, data.space, real, pixels=360)))
+    if not has_picture(data.space):
+        return
+    real, shown = data.test.first(POINTS).x, _pictured(data.space)
+    if isinstance(model, Sampler):
+        x = sample_in_chunks(model, shown, torch.Generator().manual_seed(0))
+        name = PICTURE
+    elif rebuilds(model):
+        batch = data.test.first(shown)
+        x, name = rebuilt(model, batch), REBUILT
+        x = beside(batch.x, x) if isinstance(data.space, Images) else x
+    else:
+        return
+    write_bytes(folder / name, png(picture(x, data.space, real, pixels=360)))
 
 
 def _picture_real(folder: Path, data: Dataset) -> None:

@@ -42,13 +42,15 @@ from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
+from simulacra.runs.using import beside, rebuilds, rebuilt
+from simulacra.spaces import Images
 
 LEDGER_LINES = 200
 MEASURES = 20
 PICTURES = 4
 MEASURED = 512
 """Held-out examples that a measure during training looks at."""
-PICTURED, DIAGNOSED = 36, 64
+PICTURED, COLUMNS, DIAGNOSED = 36, 6, 64
 WATCHED = 2000
 """Training data among which copies are looked for while a run goes on."""
 
@@ -267,19 +269,32 @@ class Run:
         self._add_line({"held-out bits/dim": bits})
 
     def _picture(self) -> None:
-        """Samples from fixed seeds: a picture where they have one, and a look at each of them."""
-        if not isinstance(self.model, Sampler) or self.rank != 0:
+        """Samples from fixed seeds, and a look at each of them; of a model that draws none, what comes
+        back of the first held-out data. A picture where elements have one."""
+        drawn = isinstance(self.model, Sampler)
+        if self.rank != 0 or not (drawn or rebuilds(self.model)):
             return
         space = self.data.space
         shown = POINTS if on_plane(space) and self.folder is not None else PICTURED
+        held_out = self.data.valid.first(shown)
         with self.play.averaged(), torch.no_grad():
-            x = self.model.sample(shown, generator=torch.Generator().manual_seed(0)).cpu()
-        real = self.data.valid.first(shown).x
-        some = slice(PICTURED)
-        self._heard(self.flight.samples(x[some], real[some], self.play.clock.rounds, self._share()))
+            if drawn:
+                stream = torch.Generator().manual_seed(0)
+                x = self.model.sample(shown, generator=stream).cpu()
+            elif self.folder is not None and has_picture(space):
+                x = rebuilt(self.model, held_out)
+            else:
+                return
+        if drawn:
+            some = slice(PICTURED)
+            round_, share = self.play.clock.rounds, self._share()
+            self._heard(self.flight.samples(x[some], held_out.x[some], round_, share))
+        elif isinstance(space, Images):
+            x = beside(held_out.x, x, columns=COLUMNS)
         if self.folder is not None and has_picture(space):
             name = f"round-{self.play.clock.rounds:09d}.png"
-            write_bytes(self.folder / "pictures" / name, png(picture(x, space, real, columns=6)))
+            content = png(picture(x, space, held_out.x, columns=COLUMNS))
+            write_bytes(self.folder / "pictures" / name, content)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, plain = self.play.state()

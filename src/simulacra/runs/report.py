@@ -21,6 +21,8 @@ from simulacra.runs.ledger import read_ledger
 from simulacra.runs.pictures import embedded
 
 REPORT = "report.html"
+PICTURE, REBUILT = "samples.png", "reconstructions.png"
+ABOVE = "each datum, and below it what its code gives back"
 FREE = "free parameters"
 """What models that are no network call the number of their free parameters, among their diagnoses."""
 
@@ -113,10 +115,12 @@ def write_run_report(
     warned = "".join(f"<li>{_text(one)}</li>" for one in numbers["warnings"])
     pictures = sorted((folder / "pictures").glob("round-*.png"))
     chosen = [(path, f"round {int(path.stem.removeprefix('round-')):,}") for path in pictures]
+    told = ABOVE if (folder / REBUILT).is_file() else "from fixed seeds"
     shown = "".join(
         [_figure(folder / "real.png", "real data", "held-out")]
-        + [_figure(folder / "samples.png", "samples", "of the finished model")]
-        + [_figure(path, words, "from fixed seeds") for path, words in chosen]
+        + [_figure(folder / PICTURE, "samples", "of the finished model")]
+        + [_figure(folder / REBUILT, "reconstructions", ABOVE)]
+        + [_figure(path, words, told) for path, words in chosen]
     )
     parts = [
         head,
@@ -252,9 +256,9 @@ def _pictures(
     figures = [_figure(out / "real.png", "real data", "held-out test data")]
     for name, folder in folders.items():
         family = shelf.find(name).family
-        picture = folder / "samples.png"
         words = f"{family}, {_parameters(cards[name], judged[name]):,} parameters"
-        figures.append(_figure(picture, name, words))
+        figures.append(_figure(folder / PICTURE, name, words))
+        figures.append(_figure(folder / REBUILT, name, f"{words}; no samples: {ABOVE}"))
     shown = "".join(figure for figure in figures if figure)
     return f"<h2>Real data and samples</h2><div class=cards>{shown}</div>" if shown else ""
 

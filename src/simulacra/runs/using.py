@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Density, Predictor, Scorer
+from simulacra.contract import Decoder, Density, Encoder, Predictor, Scorer
 from simulacra.games import Batch
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
@@ -46,6 +46,21 @@ def in_chunks(method: Callable[..., Tensor], model: Any, batch: Batch) -> Tensor
         with torch.no_grad():
             parts.append(method(x, condition=given).cpu())
     return torch.cat(parts)
+
+
+def rebuilds(model: Any) -> bool:
+    """Whether data come back from its codes."""
+    return isinstance(model, Encoder) and isinstance(model, Decoder)
+
+
+def rebuilt(model: Any, batch: Batch) -> Tensor:
+    """What comes back of data from their codes, (n, *shape)."""
+
+    def there_and_back(x: Tensor, *, condition: Tensor | None) -> Tensor:
+        again: Tensor = model.decode(model.encode(x, condition=condition), condition=condition)
+        return again
+
+    return in_chunks(there_and_back, model, batch)
 
 
 def scores(model: Any, batch: Batch) -> Iterator[str]:
