@@ -58,11 +58,12 @@ def redrawn_pixelrnn(model: PixelRNN, x: Tensor, noise: RowNoise) -> Tensor:
 
 
 def redrawn_columns(model: NADE | MADE, x: Tensor, noise: RowNoise) -> Tensor:
+    every = torch.arange(model.space.dimensions)
     if isinstance(model, MADE):
         noise.uniform()  # which mask
-    size = model.space.dimensions
-    uniform = noise.uniform(size, 2)
-    return model.columns.draw(model.raw(x), uniform, torch.arange(size)).reshape(x.shape)
+        every = model.network.orders[0]  # the noise is that of places, not of dimensions
+    uniform = noise.uniform(model.space.dimensions, 2)[:, every.argsort()]
+    return model.columns.draw(model.raw(x), uniform, every.sort().values).reshape(x.shape)
 
 
 def redrawn_plus_plus(model: PixelCNNPlusPlus, x: Tensor, noise: RowNoise) -> Tensor:
@@ -105,9 +106,7 @@ def measured(name: str, passes: int, repetitions: int) -> dict[str, Any]:
     shelf_name, levels, settings = MODELS[name]
     model = build(shelf_name, Images(1, SIDE, SIDE, levels), settings=settings).eval()
     for parameter in model.parameters():
-        # MADE's masked weights are kept at zero, and not masked again in every pass.
-        free = parameter != 0 if isinstance(model, MADE) and parameter.ndim > 1 else 1.0
-        parameter.add_(0.02 * torch.randn(parameter.shape, generator=seeded()) * free)
+        parameter.add_(0.02 * torch.randn(parameter.shape, generator=seeded()))
     kept = min(
         seconds(lambda: model.sample(IMAGES, generator=seeded())) for _ in range(repetitions)
     )
