@@ -1,7 +1,7 @@
 """Rebuilding: what comes back of a datum from its code, and of the half that was hidden?
 
-Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, columns
-of numbers), so that published errors per image compare. The control of reconstruction is the mean
+Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, signals,
+columns of numbers), so that published errors per image compare. The control of reconstruction is the mean
 of the training data; that of completion fills the hidden half with it.
 """
 
@@ -18,7 +18,7 @@ from simulacra.evaluation.intervals import mean_interval
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
 from simulacra.probability.noise import mixed
-from simulacra.spaces import Images, Space, Vectors
+from simulacra.spaces import Images, Series, Space, Vectors
 
 RECONSTRUCTION, COMPLETION = "reconstruction error", "completion error"
 MOST, MOST_COMPLETED = 1000, 100
@@ -74,7 +74,9 @@ class Reconstruction(_Errors):
     def read(cls, case: Case) -> list[Reading]:
         """None of a model that cannot decode, and of data whose differences mean nothing."""
         model: Any = case.model
-        if not isinstance(case.model, Decoder) or not isinstance(case.space, Images | Vectors):
+        if not isinstance(case.model, Decoder) or not isinstance(
+            case.space, Images | Vectors | Series
+        ):
             return []
         errors = cls(Provenance(seed=case.seed))
         mean = unit_scale(case.train.x, case.space).mean(0)
