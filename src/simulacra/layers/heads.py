@@ -213,10 +213,10 @@ class SequenceHead(nn.Module):
 
 
 class SignalHead(nn.Module):
-    """Independent Gaussian samples of a signal: a mean and a log deviation for each, (n, 2C, length).
+    """Independent Gaussian samples of a signal: a mean for each, (n, C, length), and learned deviations.
 
-    Channels are seen through (x - shift) / scale, buffers that the model fills from the data; deviations
-    are kept above ``LEAST`` of the scale, for a signal that is exactly silent has no finite density.
+    Channels are seen through (x - shift) / scale, buffers that the model fills from the data. Deviations
+    are kept above ``LEAST`` of the scale: what is exactly silent has no finite density.
     """
 
     LEAST = math.exp(-6)
@@ -225,9 +225,10 @@ class SignalHead(nn.Module):
 
     def __init__(self, space: Series) -> None:
         super().__init__()
-        self.space, self.per_value = space, 2
+        self.space, self.per_value = space, 1
         self.register_buffer("shift", torch.zeros(space.channels, 1))
         self.register_buffer("scale", torch.ones(space.channels, 1))
+        self.log_scale = nn.Parameter(torch.full(space.shape, -0.5))
 
     def standard(self, x: Tensor) -> Tensor:
         """Signals as a network reads them."""
@@ -235,23 +236,19 @@ class SignalHead(nn.Module):
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         """log p(x | raw) in nats, shape (n,), against Lebesgue measure of the signals themselves."""
-        mean, log_scale = self._split(raw)
-        each = gaussian_log_prob(self.standard(x), mean, log_scale) - self.scale.log()
+        each = gaussian_log_prob(self.standard(x), raw, self._log_scale()) - self.scale.log()
         return each.flatten(1).sum(1)
 
     def draw(self, raw: Tensor, noise: Noise) -> Tensor:
         """An element of the space for each row."""
-        mean, log_scale = self._split(raw)
-        z = mean + log_scale.exp() * noise.normal(*self.space.shape)
-        return self._back(z)
+        return self._back(raw + self._log_scale().exp() * noise.normal(*self.space.shape))
 
     def mode(self, raw: Tensor) -> Tensor:
         """The most likely element."""
-        return self._back(self._split(raw)[0])
+        return self._back(raw)
 
-    def _split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_scale = raw.reshape(len(raw), 2, *self.space.shape).unbind(1)
-        return mean, log_scale.clamp(min=math.log(self.LEAST), max=4.0)
+    def _log_scale(self) -> Tensor:
+        return self.log_scale.clamp(min=math.log(self.LEAST))
 
     def _back(self, z: Tensor) -> Tensor:
         return (z * self.scale + self.shift).to(self.space.dtype)

@@ -25,6 +25,8 @@ from simulacra.refusals import Refusal
 AT_ONCE = 1 << 18
 """Distances worked out at a time: so many stay in a core's cache."""
 MOST_LEVELS = 64
+GRACE = 0.1
+"""The use that a new entry begins with, as a share of the average one's."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,13 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start(self, entries: Tensor, count: float) -> None:
-        """Begin with these entries (K, width), as if ``count`` vectors had chosen each of them."""
+        """Begin with these entries (K, width), where a batch has ``count`` vectors for each.
+
+        They weigh little, for the encoder will soon be another.
+        """
         self.entries.copy_(entries)
-        self.counts.fill_(count)
-        self.sums.copy_(self.entries * count)
+        self.counts.fill_(GRACE * count)
+        self.sums.copy_(self.entries * self.counts.unsqueeze(1))
 
     def noted(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of the last batch: the vectors (n, width), n_i (K,) and the sums of z (K, width).
@@ -126,9 +131,9 @@ class Codebook(nn.Module):
     def revive(self, dead: Tensor, fresh: Tensor) -> None:
         """Put vectors ``fresh`` (as many, width) in the places of ``dead`` entries.
 
-        They count as average ones, so that they get 1 / rate batches and more to show their use.
+        They begin with a use of ``GRACE``, so that they get about 1 / rate batches to show more.
         """
-        counts = self.counts.mean().expand(len(fresh))
+        counts = (GRACE * self.counts.mean()).expand(len(fresh))
         self.entries[dead], self.counts[dead] = fresh, counts
         self.sums[dead] = fresh * counts.unsqueeze(1)
 
@@ -190,7 +195,7 @@ class FiniteScalars(nn.Module):
 def balanced_levels(codes: int) -> tuple[int, ...]:
     """Levels whose product is ``codes``: as many dimensions as leave each five or more levels, and
     among those the most equal ones (Mentzer et al. 2023, sec. 4.1); large levels first."""
-    found = [one for one in _factors(codes, codes) if max(one) <= MOST_LEVELS]
+    found = [one for one in _factors(codes, codes) if one and max(one) <= MOST_LEVELS]
     if codes < 2 or not found:
         raise Refusal(
             "CFG-122",

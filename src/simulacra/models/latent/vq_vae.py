@@ -217,8 +217,8 @@ class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
             side = max(space.height, space.width)
             return Config(codes=codes, hidden=hidden, steps=1 if side <= 16 else 2 + (side > 64))
         if isinstance(space, Series):
-            steps = sum(space.length >= 64 * 4**step for step in range(3))
-            return Config(codes=256 if few else 512, steps=max(steps, 1))
+            steps = 1 if space.length < 512 else 2
+            return Config(codes=256 if few else 512, steps=steps, batch_size=16)
         return Config(codes=256 if few else 512, hidden=128, steps=1)
 
     @classmethod
@@ -444,7 +444,8 @@ class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         stages += played_inside(
             inner, "prior", self.coded, after=len(stages), share=config.prior_share
         )
-        bf16 = config.hidden >= 64 or inner.bf16
+        # Signals are rebuilt more finely than eight bits can say.
+        bf16 = (config.hidden >= 64 or inner.bf16) and not isinstance(self.space, Series)
         return Game(stages, batch_size=config.batch_size, average=inner.average, bf16=bf16)
 
 
