@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from simulacra.layers.quantisers import (
-    GRACE,
     Codebook,
     FiniteScalars,
     balanced_levels,
@@ -31,7 +30,9 @@ def test_the_nearest_entry_is_found(rows, codes, width):
     found = nearest(z, entries)
     distances = torch.cdist(z.double(), entries.double())
     best = distances.min(1).values
-    torch.testing.assert_close(distances.gather(1, found[:, None])[:, 0], best, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        distances.gather(1, found[:, None])[:, 0], best, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_no_rows_have_no_codes():
@@ -107,9 +108,9 @@ def test_an_entry_that_nothing_chooses_stays_and_is_revived():
     assert dead.tolist() == [False, False, True]
     mean = book.counts.mean().clone()
     fresh = drawn_rows(z.detach(), 1, BatchNoise(seeded(3), 5))
-    book.revive(dead, fresh)
+    book.revive(dead, fresh, 0.2)
     torch.testing.assert_close(book.entries[2], fresh[0])
-    torch.testing.assert_close(book.counts[2], GRACE * mean)
+    torch.testing.assert_close(book.counts[2], 0.2 * mean)
     torch.testing.assert_close(book.sums[2] / book.counts[2], fresh[0])
     assert (z == fresh).all(1).any()
 
@@ -150,7 +151,9 @@ def test_every_level_is_reached_and_none_beyond(levels):
         low, high = -(count // 2), (count - 1) // 2
         assert steps.unique().tolist() == list(range(low, high + 1))
         assert (steps.diff() >= 0).all()
-    assert torch.equal(scalars.bounded(torch.zeros(1, len(levels))).abs() < 1e-5, torch.ones(1, len(levels)) > 0)
+    assert torch.equal(
+        scalars.bounded(torch.zeros(1, len(levels))).abs() < 1e-5, torch.ones(1, len(levels)) > 0
+    )
 
 
 @pytest.mark.parametrize("levels", [(8, 6, 5), (2, 3), (5, 5, 5)])

@@ -25,8 +25,8 @@ from simulacra.refusals import Refusal
 AT_ONCE = 1 << 18
 """Distances worked out at a time: so many stay in a core's cache."""
 MOST_LEVELS = 64
-GRACE = 0.1
-"""The use that a new entry begins with, as a share of the average one's."""
+GRACE = 0.2
+"""The use that the first entries begin with, as a share of the average one's."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,13 @@ class Codebook(nn.Module):
         return self.counts < share * self.counts.mean()
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, fresh: Tensor) -> None:
+    def revive(self, dead: Tensor, fresh: Tensor, share: float) -> None:
         """Put vectors ``fresh`` (as many, width) in the places of ``dead`` entries.
 
-        They begin with a use of ``GRACE``, so that they get about 1 / rate batches to show more.
+        They begin with a use of ``share``; with twice what is dead they have 0.7 / rate batches to show
+        that they are needed.
         """
-        counts = (GRACE * self.counts.mean()).expand(len(fresh))
+        counts = (share * self.counts.mean()).expand(len(fresh))
         self.entries[dead], self.counts[dead] = fresh, counts
         self.sums[dead] = fresh * counts.unsqueeze(1)
 

@@ -65,6 +65,8 @@ from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Series, Space, Tokens
 
 OWN = "own"
+SETTLED = 0.9
+"""The share of the autoencoder's training after which no entry is moved to a new place."""
 STARTS = 16
 """Encoded vectors for each entry of the codebook that its start is drawn from, about."""
 
@@ -87,7 +89,7 @@ class Config:
     steps: int = 2
     commitment: float = 0.25
     rate: float = 0.01
-    revive: float = 0.03
+    revive: float = 0.1
     start_from_data: bool = True
     prior_share: float = 0.5
     batch_size: int = 64
@@ -412,8 +414,10 @@ class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         mean_over_processes([counts, sums])
         self.quantiser.move(counts, sums)
         dead = self.quantiser.dead(self.config.revive)
-        if count := int(dead.sum()):
-            self.quantiser.revive(dead, _agreed(drawn_rows(z, count, noise)))
+        count = int(dead.sum()) if clock.progress < SETTLED else 0
+        if count:
+            fresh = _agreed(drawn_rows(z, count, noise))
+            self.quantiser.revive(dead, fresh, 2 * self.config.revive)
         return {"revived codes": float(count)}
 
     def game(self) -> Game:
