@@ -22,6 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from simulacra.layers.quantisers import Codebook, FiniteScalars, balanced_levels
 from simulacra.runs.recipe import Recipe
 from simulacra.runs.using import in_chunks
 
-ROUNDS, REPEATS = 10, 7
-SIZES = ((64 * 49, 512, 32), (64 * 64, 1024, 64), (16_384, 512, 64), (4096, 4096, 16))
+ROUNDS, REPEATS = 5, 5
+SIZES = ((64 * 49, 512, 32), (4096, 1024, 64))
 """Vectors a batch, entries, numbers of an entry."""
 LEARNT = 20_000
 LLOYD = 30
@@ -81,13 +82,13 @@ def speed() -> dict[str, Any]:
         book = Codebook(codes, width)
         theirs = peer.VectorQuantize(dim=width, codebook_size=codes, threshold_ema_dead_code=0)
         told = {}
-        told["ours, training"] = vectors_per_second(lambda: train_step(book, z), count)
-        told["peer, training"] = vectors_per_second(lambda: peer_step(theirs, z), count)
+        told["ours, training"] = vectors_per_second(partial(train_step, book, z), count)
+        told["peer, training"] = vectors_per_second(partial(peer_step, theirs, z), count)
         book.eval()
         theirs.eval()
         with torch.no_grad():
-            told["ours, use"] = vectors_per_second(lambda: book(data), count)
-            told["peer, use"] = vectors_per_second(lambda: theirs(data), count)
+            told["ours, use"] = vectors_per_second(partial(book, data), count)
+            told["peer, use"] = vectors_per_second(partial(theirs, data), count)
         found[f"codebook of {codes} x {width}, {count} vectors"] = told
     levels, count = balanced_levels(512), 16_384
     scalars, rounds = FiniteScalars(levels), peer.FSQ(levels=list(levels))

@@ -93,7 +93,7 @@ class Config:
     start_from_data: bool = True
     prior_share: float = 0.5
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
 
 
@@ -214,9 +214,9 @@ class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """Fewer codes for few data; smaller maps of larger data."""
         few = num_examples < 5000
-        codes, hidden = (64 if few else 512), (64 if few else 128)
         if isinstance(space, Images):
-            side = max(space.height, space.width)
+            side, codes = max(space.height, space.width), 64 if few else 512
+            hidden = 64 if space.channels == 1 else 128
             return Config(codes=codes, hidden=hidden, steps=1 if side <= 16 else 2 + (side > 64))
         if isinstance(space, Series):
             steps = 1 if space.length < 512 else 2
