@@ -261,3 +261,17 @@ def test_signals_are_standardised_by_channel():
 def test_vectors_are_not_for_convolutions():
     with pytest.raises(Refusal):
         built(Vectors(4))
+
+
+def test_the_floor_models_signals_too():
+    space = Series(2, 9, 100)
+    model = shelf.build("independent", space)
+    x = 3 * space.random(400, seeded()) + 1
+    played(model, x, 1)
+    expected = torch.distributions.Normal(x.mean(0), x.std(0, correction=0)).log_prob(x)
+    torch.testing.assert_close(model.log_prob(x), expected.sum((1, 2)), rtol=1e-4, atol=1e-3)
+    assert space.contains(model.sample(3, generator=seeded()))
+    known = torch.zeros(4, *space.shape, dtype=torch.bool)
+    known[:, :, :4] = True
+    filled = model.complete(x[:4], known, generator=seeded())
+    assert torch.equal(filled[known], x[:4][known])
