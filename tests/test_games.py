@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from simulacra.games import Batch, Descent, Game, Loss, Play, Player, Rewrite, Stage
+from simulacra.games import (
+    Batch,
+    Clock,
+    Descent,
+    Game,
+    Loss,
+    Play,
+    Player,
+    Rewrite,
+    Stage,
+    played_inside,
+)
 from simulacra.optimisation import OPTIMISERS, AdamP, Optimiser
 from simulacra.refusals import Refusal
 
@@ -341,3 +352,85 @@ def test_the_schedule_warms_up_and_falls():
 def test_wrong_optimisers_are_refused(wrong):
     with pytest.raises(Refusal):
         Optimiser(**wrong)
+
+
+def test_a_component_s_game_is_played_on_what_it_sees():
+    """Its turns get other batches and a clock of their own; players and buffers have its name."""
+    seen, clocks = [], []
+
+    def loss(batch, noise, clock):
+        seen.append(batch.x)
+        clocks.append(clock.stage)
+        return Loss(batch.x.mean() * weight)
+
+    def formula(batches, noise, clock):
+        seen.extend(batch.x for batch in batches)
+        clocks.append(clock.stage)
+        return {"finished": 1.0}
+
+    weight = nn.Parameter(torch.ones(()))
+    player = Player("network", [weight], Optimiser("sgd", 0.1))
+    turn = Descent((player,), loss, buffers=("mean",))
+    inner = Game(
+        [
+            Stage([turn, turn], share=3.0),
+            Stage([turn]),
+            Stage([Rewrite("count", formula)], rounds=1),
+        ]
+    )
+    stages = played_inside(inner, "prior", lambda batch: Batch(batch.x + 100), after=1, share=0.5)
+    assert [stage.share for stage in stages[:2]] == [0.375, 0.125]
+    first, again = stages[0].turns
+    assert first is again is stages[1].turns[0]
+    assert first.buffers == ("prior.mean",)
+    assert [one.name for one in first.players] == ["prior network"]
+    assert stages[2].rounds == 1
+    game = Game([Stage([first], rounds=2), *stages])
+    assert list(game.players()) == ["prior network"]
+
+    noise = object()
+    first.loss(Batch(torch.zeros(2)), noise, Clock(stage=2))
+    told = stages[2].turns[0].formula(iter([Batch(torch.ones(2))]), noise, Clock(stage=3))
+    assert told == {"finished": 1.0}
+    assert [float(x[0]) for x in seen] == [100, 101]
+    assert clocks == [1, 2]
+
+
+def test_a_warm_up_counts_from_the_player_s_first_stage():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.early, self.late = (nn.Parameter(torch.ones(())) for _ in range(2))
+
+        def game(self):
+            wanted = Optimiser("sgd", 1.0, schedule="constant", warmup=40)
+            players = [Player(n, [p], wanted) for n, p in self.named_parameters()]
+            turns = [
+                Descent(
+                    (player,), lambda batch, noise, clock, p=player: Loss(p.parameters[0] * 1.0)
+                )
+                for player in players
+            ]
+            return Game([Stage([one], rounds=5) for one in turns], batch_size=8)
+
+    class Ten:
+        batch_size = 8
+
+        def batch(self, index):
+            return Batch(torch.zeros(8, 1))
+
+    steps = {"early": [], "late": []}
+    model = Pair()
+    play = Play(model, model.game())
+    before = {name: float(p) for name, p in model.named_parameters()}
+    for _ in play.rounds(Ten(), lambda clock: 0.0):
+        for name, p in model.named_parameters():
+            if float(p) != before[name]:
+                steps[name].append(before[name] - float(p))
+                before[name] = float(p)
+    assert len(steps["late"]) == 5
+    assert steps["late"] == pytest.approx(steps["early"], abs=1e-6)
+    assert steps["late"][0] < 0.5 * steps["late"][-1]
+    again = Play(Pair(), Pair().game())
+    again.load_state(*play.state())
+    assert again.began == {"early": 0, "late": 40}

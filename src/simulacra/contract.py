@@ -7,8 +7,10 @@ not name it: ``class DCGAN(nn.Module, Sampler)`` has no ``log_prob``, and nothin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -17,7 +19,7 @@ from torch import Tensor
 from simulacra.probability.annealing import Partition
 from simulacra.probability.noise import Noise
 from simulacra.refusals import Refusal
-from simulacra.spaces import Space
+from simulacra.spaces import Labels, Space
 
 
 class Kind(StrEnum):
@@ -220,6 +222,36 @@ CAPABILITIES: tuple[type, ...] = (
     Scorer,
     Diagnosable,
 )
+
+
+@dataclass(frozen=True)
+class Component:
+    """A model that another one is made of, such as the prior over its codes.
+
+    ``model`` is its name on the shelf; of ``spaces``, the best first, it gets the first that it fits;
+    ``needs`` are capabilities that it has to have; ``condition`` are the labels that it is given.
+    """
+
+    model: str
+    spaces: tuple[Space, ...]
+    needs: tuple[type, ...] = ()
+    condition: Labels | None = None
+
+
+class Composed(Protocol):
+    """A model that is made of others, whichever the user names: no model imports another.
+
+    The shelf builds what ``components`` asks for and hands each to the constructor by its name. The
+    model keeps it as an attribute of that name, so that one file holds the weights of all. Settings of
+    a component are written after its name and a dot: ``prior.width=128``.
+    """
+
+    @classmethod
+    def components(
+        cls, space: Space, config: object, condition: Labels | None
+    ) -> Mapping[str, Component]:
+        """What a model of ``space`` with this config is made of, by the constructor's names."""
+        ...
 
 
 def capabilities(model: object) -> list[str]:

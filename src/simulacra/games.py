@@ -150,6 +150,53 @@ class Game:
         return found
 
 
+def played_inside(
+    game: Game, name: str, see: Callable[[Batch], Batch], *, after: int, share: float = 1.0
+) -> list[Stage]:
+    """The stages of a component's game, as those of the game of the model that is made of it.
+
+    Its turns get ``see(batch)`` (the codes of data, for a prior over codes) and a clock whose first stage
+    is the one after ``after`` others; its players and buffers are named after ``name``, the attribute
+    that holds it. Those of its stages that a budget limits have ``share`` of it together.
+    """
+    players: dict[int, Player] = {}
+    turns: dict[int, Turn] = {}
+
+    def own(clock: Clock) -> Clock:
+        return replace(clock, stage=max(clock.stage - after, 0))
+
+    def player(old: Player) -> Player:
+        return players.setdefault(id(old), replace(old, name=f"{name} {old.name}"))
+
+    def turn(old: Turn) -> Turn:
+        if isinstance(old, Rewrite):
+            formula = old.formula
+
+            def rewrite(
+                batches: Iterator[Batch], noise: Noise, clock: Clock
+            ) -> Mapping[str, float]:
+                return formula(map(see, batches), noise, own(clock))
+
+            return replace(old, formula=rewrite)
+        lowered = old.loss
+
+        def loss(batch: Batch, noise: Noise, clock: Clock) -> Loss:
+            return lowered(see(batch), noise, own(clock))
+
+        buffers = tuple(f"{name}.{one}" for one in old.buffers)
+        return replace(old, players=tuple(map(player, old.players)), loss=loss, buffers=buffers)
+
+    def once(old: Turn) -> Turn:
+        # One turn may stand in the list several times and has to stay one turn.
+        return turns.setdefault(id(old), turn(old))
+
+    total = sum(stage.share for stage in game.stages if stage.rounds is None) or 1.0
+    return [
+        replace(stage, turns=[once(one) for one in stage.turns], share=share * stage.share / total)
+        for stage in game.stages
+    ]
+
+
 class Learner(Protocol):
     """What the loop can play: a module that knows its game."""
 
@@ -184,6 +231,8 @@ class Play:
         self._floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         self.shadow = self._copy() if game.average else {}
         self.skips = 0
+        self.began: dict[str, int] = {}
+        """The examples before each player's first stage, which its warm-up is counted from."""
         self._last: Batch | None = None
 
     def rounds(self, source: Source, progress: Callable[[Clock], float]) -> Iterator[Report]:
@@ -219,6 +268,9 @@ class Play:
     def _round(self, stage: Stage, source: Source) -> Report:
         numbers: dict[str, float] = {}
         skipped, finished = 0, False
+        for turn in stage.turns:
+            for player in turn.players if isinstance(turn, Descent) else ():
+                self.began.setdefault(player.name, self.clock.examples)
         self.model.train()
         for index, turn in enumerate(stage.turns):
             if self.clock.stage_rounds % turn.every:
@@ -304,7 +356,8 @@ class Play:
         return nn.utils.clip_grad_norm_(held, player.clip)
 
     def _step(self, player: Player) -> None:
-        factor = player.optimiser.factor(self.clock.examples, self.clock.progress)
+        moved = self.clock.examples - self.began.get(player.name, 0)
+        factor = player.optimiser.factor(moved, self.clock.progress)
         for group in self.optimisers[player.name].param_groups:
             group["lr"] = player.optimiser.learning_rate * factor
         self.optimisers[player.name].step()
@@ -351,7 +404,8 @@ class Play:
             for index, entry in optimiser.state_dict()["state"].items():
                 for key, value in entry.items():
                     tensors[f"optimiser/{name}/{index}/{key}"] = torch.as_tensor(value)
-        return tensors, {"clock": asdict(self.clock), "seed": self.seed, "skips": self.skips}
+        plain = {"clock": asdict(self.clock), "seed": self.seed, "skips": self.skips}
+        return tensors, plain | {"began": dict(self.began)}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Stand exactly where ``state`` was taken."""
@@ -373,6 +427,8 @@ class Play:
         self.clock = Clock(**plain["clock"])
         self.seed = int(plain["seed"])
         self.skips = int(plain["skips"])
+        # Checkpoints of runs that were begun before this was noted have counted from the start.
+        self.began = dict(plain.get("began", dict.fromkeys(self.players, 0)))
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:

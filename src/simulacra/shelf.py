@@ -21,7 +21,7 @@ import safetensors.torch
 from torch import nn
 
 import simulacra.models
-from simulacra.contract import capabilities
+from simulacra.contract import Component, capabilities
 from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Game
 from simulacra.probability.noise import global_noise
@@ -125,13 +125,93 @@ def build(
 ) -> Any:
     """A new model of ``space``, with the config recommended for it and ``settings`` on top.
 
+    Settings of a model that it is made of stand after that one's name and a dot: ``prior.width``.
     Starting weights come from ``seed``; the global generator is left as it was.
     """
     entry = find(name)
     _require_fit(entry, space, condition)
+    own, others = _apart(settings or {})
     config = entry.cls.recommend(space, num_examples)
-    config = config_from_json(type(config), asdict(config) | dict(settings or {}))
-    return _constructed(entry, space, config, condition, seed)
+    config = config_from_json(type(config), asdict(config) | own)
+    wanted = components_of(entry.cls, space, config, condition)
+    _require_components(entry, wanted, others)
+    built = {
+        key: build(
+            one.model,
+            _space_for(key, one),
+            settings=others.get(key, {}),
+            condition=one.condition,
+            num_examples=num_examples,
+            seed=seed,
+        )
+        for key, one in wanted.items()
+    }
+    return _constructed(entry, space, config, condition, seed, built)
+
+
+def components_of(
+    cls: type[Any], space: Space, config: Any, condition: Labels | None
+) -> Mapping[str, Component]:
+    """What a model is made of besides itself; most are made of nothing else."""
+    ask = getattr(cls, "components", None)
+    wanted: Mapping[str, Component] = {} if ask is None else ask(space, config, condition)
+    return wanted
+
+
+def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A model's own settings, and by component those of what it is made of."""
+    own: dict[str, Any] = {}
+    others: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        component, dot, rest = name.partition(".")
+        if dot:
+            others.setdefault(component, {})[rest] = value
+        else:
+            own[name] = value
+    return own, others
+
+
+def _require_components(
+    entry: Entry, wanted: Mapping[str, Component], told: Mapping[str, object]
+) -> None:
+    """Refuse settings of what the model is not made of, and models that cannot play their part."""
+    for key in told:
+        if key not in wanted:
+            names = ", ".join(f"{one}.NAME" for one in wanted) or "names without a dot"
+            reason = f"{entry.name} is not made of anything called {shown(key)}"
+            raise Refusal("CFG-120", reason, way_out=f"set {names}")
+    for key, one in wanted.items():
+        _space_for(key, one)
+
+
+def _space_for(key: str, wanted: Component) -> Space:
+    """The first space that the named model fits; a refusal names the models that could be taken."""
+    named = next((entry for entry in entries() if entry.name == wanted.model), None)
+    refuse, missing = "", []
+    if named is None:
+        refuse = "is not on the shelf"
+    elif missing := [n.__name__ for n in wanted.needs if not issubclass(named.cls, n)]:
+        refuse = f"is no {' and no '.join(missing)}"
+    elif not any(map(named.fits, wanted.spaces)):
+        refuse = f"cannot model {wanted.spaces[0]}"
+    elif not (wanted.condition is None or isinstance(wanted.condition, named.cls.conditions)):
+        refuse = f"cannot be conditioned on {wanted.condition}"
+    if named is None or refuse:
+        able = ", ".join(entry.name for entry in entries() if _able(entry, wanted))
+        raise Refusal(
+            "CFG-121",
+            f"the {key} {shown(wanted.model)} {refuse}",
+            way_out=f"set {key} to one of {able}",
+        )
+    return next(space for space in wanted.spaces if named.fits(space))
+
+
+def _able(entry: Entry, wanted: Component) -> bool:
+    return (
+        all(issubclass(entry.cls, one) for one in wanted.needs)
+        and any(map(entry.fits, wanted.spaces))
+        and (wanted.condition is None or isinstance(wanted.condition, entry.cls.conditions))
+    )
 
 
 def _require_fit(entry: Entry, space: Space, condition: Labels | None) -> None:
@@ -153,10 +233,15 @@ def _require_fit(entry: Entry, space: Space, condition: Labels | None) -> None:
 
 
 def _constructed(
-    entry: Entry, space: Space, config: Any, condition: Labels | None, seed: int
+    entry: Entry,
+    space: Space,
+    config: Any,
+    condition: Labels | None,
+    seed: int,
+    components: Mapping[str, Any],
 ) -> Any:
     with global_noise(seed):
-        return entry.cls(space, config, condition=condition)
+        return entry.cls(space, config, condition=condition, **components)
 
 
 def config_from_json(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -202,7 +287,7 @@ def _as_type(name: str, value: Any, wanted: Any) -> Any:
 def describe(model: Any) -> dict[str, Any]:
     """What a card says of a model: enough to build it again."""
     condition = model.condition_space
-    return {
+    told = {
         "model": name_of(model),
         "config": asdict(model.config),
         "space": model.space.to_json(),
@@ -210,6 +295,9 @@ def describe(model: Any) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "capabilities": capabilities(model),
     }
+    made_of = components_of(type(model), model.space, model.config, condition)
+    components = {key: describe(getattr(model, key)) for key in made_of}
+    return told | ({"components": components} if components else {})
 
 
 def save_pretrained(model: Any, folder: Path | str, *, card: Mapping[str, Any] = {}) -> Path:
@@ -253,18 +341,34 @@ def from_pretrained(folder: Path | str, *, settings: Mapping[str, Any] = {}) -> 
     changes the weights' shapes is refused.
     """
     folder = Path(folder)
-    card = read_card(folder)
+    model = _as_described(read_card(folder), settings, folder)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()
+
+
+def _as_described(card: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> Any:
+    """The model that ``describe`` told of, with what it is made of, and weights of no meaning."""
     entry = find(str(card["model"]))
     condition = None if card["condition"] is None else space_from_json(card["condition"])
     space = space_from_json(card["space"])
     if not (condition is None or isinstance(condition, Labels)):
         raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
     _require_fit(entry, space, condition)
+    own, others = _apart(settings)
     kind = type(entry.cls.recommend(space, 1))
-    config = config_from_json(kind, {**card["config"], **settings})
-    model = _constructed(entry, space, config, condition, seed=0)
-    load_weights(model, folder / WEIGHTS)
-    return model.eval()
+    config = config_from_json(kind, {**card["config"], **own})
+    wanted = components_of(entry.cls, space, config, condition)
+    _require_components(entry, wanted, others)
+    told = card.get("components", {})
+    for key, one in wanted.items():
+        if not isinstance(told.get(key), Mapping) or told[key].get("model") != one.model:
+            reason = f"{shown(folder)} was not trained with {shown(one.model)} as its {key}"
+            raise Refusal("CKPT-005", reason, way_out=f"leave {key} as it is, or train anew")
+        _require_card(told[key], folder)
+        if space_from_json(told[key]["space"]) not in one.spaces:
+            raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
+    built = {key: _as_described(told[key], others.get(key, {}), folder) for key in wanted}
+    return _constructed(entry, space, config, condition, 0, built)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -277,11 +381,16 @@ def read_card(folder: Path) -> dict[str, Any]:
             way_out="give the folder that `simulacra train` or `compare` printed",
         )
     card = read_json(folder / CARD)
+    _require_card(card, folder)
+    return card
+
+
+def _require_card(card: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a card, or what it says of a component, that does not say what to build."""
     missing = [key for key in ("model", "config", "space", "condition") if key not in card]
     if missing:
         reason = f"{shown(folder / CARD)} lacks {', '.join(missing)}"
         raise Refusal("CKPT-002", reason, way_out="it is no card of a run; restore it from a copy")
-    return card
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -120,6 +120,29 @@ def test_a_real_network_that_yields_no_number_is_named(digits):
     assert torch.isfinite(model.log_prob(digits.test.first(20).x)).all()
 
 
+def codebook_run(data, **settings):
+    """A run of a VQ-VAE whose codebook starts far from everything that the encoder says."""
+    told = {"codes": 32, "prior": "own", "prior_share": 0.2, "batch_size": 32, "hidden": 16}
+    model = shelf.build("vq-vae", data.space, settings=told | settings, num_examples=1437)
+    with torch.no_grad():
+        model.quantiser.entries.add_(10.0)
+        model.quantiser.sums.add_(10.0)
+    return warnings_of(model, data, budget="300steps")
+
+
+def test_a_codebook_with_dead_codes_is_named(digits):
+    """A start far off and no revival: one entry is the nearest to all, and the others never move."""
+    found = codebook_run(digits, start_from_data=False, revive=0.0)
+    (told,) = (text for text in found if text.startswith("dead codes:"))
+    assert "of the codebook is used, since round" in told
+    assert "revive dead ones" in told
+
+
+@pytest.mark.parametrize("cure", [{"start_from_data": True}, {"start_from_data": False}])
+def test_revival_and_a_start_at_data_keep_codes_alive(digits, cure):
+    assert not [text for text in codebook_run(digits, **cure) if text.startswith("dead codes")]
+
+
 def trained_gan(data, budget, seed, **settings):
     model = shelf.build(
         "dcgan", data.space, settings=settings, num_examples=len(data.train), seed=seed

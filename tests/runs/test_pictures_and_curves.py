@@ -5,18 +5,9 @@ import pytest
 import torch
 
 from simulacra.runs.curves import Curve, chart
+from simulacra.runs.heat import HEAT, heat
 from simulacra.runs.maps import Scale, lines, picture, strangest
-from simulacra.runs.pictures import (
-    HEAT,
-    PLAIN,
-    SOFT,
-    grid,
-    has_picture,
-    heat,
-    on_plane,
-    png,
-    scatter,
-)
+from simulacra.runs.pictures import PLAIN, SOFT, grid, has_picture, on_plane, png, scatter
 from simulacra.spaces import Column, Images, Table, Tokens, Vectors
 
 

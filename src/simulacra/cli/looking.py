@@ -42,7 +42,10 @@ def models() -> None:
 
 def check(
     what: Annotated[str, typer.Argument(help="A named set or a path.")],
-    size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="The side of images, the length of windows of sound and of text."),
+    ] = None,
 ) -> None:
     """Say what is in there, what is broken, and what would be done with it."""
     from simulacra.data.check import check as look
@@ -56,7 +59,10 @@ def doctor(
     data: Annotated[
         str, typer.Option(help="On which data the ruler is tested: a named set or a path.")
     ] = "digits",
-    size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="The side of images, the length of windows of sound and of text."),
+    ] = None,
 ) -> None:
     """Say whether training and resuming work here; `doctor ruler`: whether measures can be believed."""
     from simulacra.refusals import Refusal, shown

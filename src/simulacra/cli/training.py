@@ -24,7 +24,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="digits, mnist, fashion-mnist, stacked-…, ring, grid, or a path. [digits]"
+            help="digits, mnist, fashion-mnist, stacked-…, ring, grid, tones, or a path. [digits]"
         ),
     ] = None,
     out: Annotated[
@@ -38,7 +38,10 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     view: Annotated[str | None, typer.Option(help="8bit, binary or dynamic. [8bit]")] = None,
-    size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="The side of images, the length of windows of sound and of text."),
+    ] = None,
     conditional: Annotated[bool, typer.Option(help="Condition the model on the labels.")] = False,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run. [0]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a batch.")] = None,

@@ -38,7 +38,9 @@ def sample(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .png picture, .npy array or .csv table. [RUN/samples-SEED.…]"),
+        typer.Option(
+            help="A .png picture, .npy array, .csv table or .wav sound. [RUN/samples-SEED.…]"
+        ),
     ] = None,
 ) -> None:
     """Draw new data from a trained run."""
@@ -128,6 +130,7 @@ def reconstruct(
     """Encode and decode data; a picture shows each original above its reconstruction."""
     from simulacra import shelf
     from simulacra.contract import Decoder, Encoder, require_capability
+    from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside, rebuilt
 
     model = shelf.from_pretrained(run)
@@ -135,7 +138,8 @@ def reconstruct(
     require_capability(model, Decoder, to="reconstruct")
     batch = part_of(run, data, model).first(count)
     again = rebuilt(model, batch)
-    typer.echo(_keep(beside(batch.x, again), model.space, out, run / "reconstructions"))
+    pairs = beside(batch.x, again, columns_of(model.space))
+    typer.echo(_keep(pairs, model.space, out, run / "reconstructions"))
 
 
 def interpolate(
@@ -194,6 +198,7 @@ def complete(
 
     from simulacra import shelf
     from simulacra.contract import Completer, require_capability
+    from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside, half_known, named_columns
     from simulacra.spaces import Table
 
@@ -210,7 +215,14 @@ def complete(
         condition=batch.condition if model.condition_space is not None else None,
         generator=torch.Generator().manual_seed(seed),
     )
-    typer.echo(_keep(beside(batch.x, filled), model.space, out, run / f"completions-{known}"))
+    typer.echo(
+        _keep(
+            beside(batch.x, filled, columns_of(model.space)),
+            model.space,
+            out,
+            run / f"completions-{known}",
+        )
+    )
 
 
 def evaluate(
@@ -348,28 +360,59 @@ def _behind(run: Path, model: Any, x: Any) -> Any:
 def _keep(
     x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None, columns: int = 8
 ) -> Path:
-    """Write elements as a picture, an array or a table, by the file's ending."""
+    """Write elements as a picture, an array, a table or sounds, by the file's ending.
+
+    Without ``out``, signals of a known rate become a folder of sounds with a picture in it.
+    """
     from simulacra.files import write_bytes
-    from simulacra.runs.pictures import picture, png
-    from simulacra.spaces import Images, Table
+    from simulacra.spaces import Images, Series, Table
 
-    pictured = isinstance(space, Images)
-    ending = ".png" if pictured else ".csv" if isinstance(space, Table) else ".npy"
+    audible = isinstance(space, Series) and space.rate > 0
+    if out is None and audible:
+        return _sounds(x, space, default)
+    endings: dict[Any, str] = {Images: ".png", Table: ".csv", Series: ".wav" if audible else ".png"}
+    ending = endings.get(type(space), ".npy")
     path = out or default.with_suffix(ending)
-    if path.suffix == ".png" and (pictured or real is not None):
-        content = png(picture(x, space, real, columns=columns))
-    elif path.suffix == ".npy":
-        content = array_bytes(x)
-    elif path.suffix == ".csv" and isinstance(space, Table):
-        from simulacra.runs.using import table_lines
-
-        content = ("\n".join(table_lines(x, space)) + "\n").encode()
-    else:
+    content = _content(x, space, path.suffix, real, columns)
+    if content is None:
         other = ".png" if real is not None else ending
         reason = f"{shown(path)} cannot hold {'codes' if space is None else space}"
         raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {other} or .npy")
     write_bytes(path, content)
     return path
+
+
+def _content(x: Any, space: Any, ending: str, real: Any, columns: int) -> bytes | None:
+    """Elements as the bytes of a file with this ending; None where it cannot hold them."""
+    from simulacra.runs.pictures import has_picture, on_plane, picture, png
+    from simulacra.runs.signals import one_after_another, wav
+    from simulacra.runs.using import table_lines
+    from simulacra.spaces import Series, Table
+
+    if ending == ".npy":
+        return array_bytes(x)
+    if space is None:
+        return None
+    if ending == ".png" and has_picture(space) and (real is not None or not on_plane(space)):
+        return png(picture(x, space, real, columns=columns))
+    if ending == ".csv" and isinstance(space, Table):
+        return ("\n".join(table_lines(x, space)) + "\n").encode()
+    if ending == ".wav" and isinstance(space, Series) and space.rate:
+        return wav(one_after_another(x, space.rate), space.rate)
+    return None
+
+
+def _sounds(x: Any, space: Any, folder: Path) -> Path:
+    """A WAV file for each signal, and a picture of all."""
+    from simulacra.files import write_bytes
+    from simulacra.runs.pictures import picture, png
+    from simulacra.runs.signals import wav
+
+    width = len(str(max(len(x) - 1, 1)))
+    for index, signal in enumerate(x):
+        write_bytes(folder / f"{index:0{width}}.wav", wav(signal, space.rate))
+    write_bytes(folder / "picture.png", png(picture(x, space, None)))
+    return folder
 
 
 def array_bytes(x: Any) -> bytes:

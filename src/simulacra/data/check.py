@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulacra.data import images
+from simulacra.data import images, sounds
 from simulacra.data.dataset import Dataset
 from simulacra.data.open import assembled, read
 from simulacra.data.raw import Survey
@@ -68,7 +68,11 @@ def check(what: str | Path, *, size: int | None = None) -> Findings:
         raw = read(what, size=size, skip_bad=EVERYTHING)
     except Refusal as refusal:
         path = Path(what)
-        if not (path.exists() and images.is_images(path)) or refusal.code == "DATA-012":
+        if not path.exists() or refusal.code in ("DATA-012", "DATA-013"):
+            raise
+        if sounds.is_sounds(path):
+            return Findings(str(what), sounds.survey_sounds(path), None, refusal)
+        if not images.is_images(path):
             raise
         return Findings(str(what), images.survey_images(path), None, refusal)
     data = assembled(str(what), raw)

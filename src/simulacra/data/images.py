@@ -9,37 +9,25 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from simulacra.data.raw import TEST, TRAIN, VALID, Raw, Survey, kept, named_labels, room
+from simulacra.data.raw import Raw, Survey, kept, room
+from simulacra.data.sources import File, listed, meanings
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 MOST_PIXELS = 64_000_000
-MOST_BYTES = 512 * 2**20
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
-GIVEN = {"train": TRAIN, "training": TRAIN, "val": VALID, "valid": VALID, "validation": VALID}
-GIVEN |= {"test": TEST, "testing": TEST}
 
 GRAY, DEEP = ("1", "L"), ("I", "I;16", "I;16B", "I;16L", "I;16N")
 COLOUR, CLEAR = ("RGB", "CMYK", "YCbCr", "LAB", "HSV", "P"), ("RGBA", "LA", "PA", "La", "RGBa")
-
-
-@dataclass(frozen=True)
-class _File:
-    """One image of the set: its name inside it, and how to get at its bytes."""
-
-    name: str
-    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ def is_images(path: Path) -> bool:
 
 def read_images(path: Path, *, size: int | None = None, skip_bad: int = 0) -> Raw:
     """The images of a folder (at any depth), a zip or one file."""
-    files, survey = _listed(path)
+    files, survey = listed(path, ENDINGS, "images")
     headers = _scanned(files, survey)
     survey.require_few_bad(path, skip_bad)
     good = [file for file, header in zip(files, headers, strict=True) if header is not None]
@@ -84,13 +72,13 @@ def read_images(path: Path, *, size: int | None = None, skip_bad: int = 0) -> Ra
         rows, channels = rows[:, :3], 3
         survey.notes.append("every image has an alpha channel that is opaque: it is left out")
     space = Images(channels, height, width, levels=65536 if deep else 256)
-    labels, names, given = _meanings([file.name for file in good])
+    labels, names, given = meanings([file.name for file in good])
     return Raw(kept(rows), space, survey, labels, names, given)
 
 
 def survey_images(path: Path) -> Survey:
     """What is in there, every file read to its end, and nothing refused."""
-    files, survey = _listed(path)
+    files, survey = listed(path, ENDINGS, "images")
     headers = _scanned(files, survey)
     for file, header in zip(files, headers, strict=True):
         if header is not None:
@@ -105,69 +93,7 @@ class _Broken(Exception):
     """Why one file cannot be read, as the end of a sentence that begins with its name."""
 
 
-def _listed(path: Path) -> tuple[list[_File], Survey]:
-    survey = Survey("images")
-    if path.is_dir():
-        files = _in_folder(path, survey)
-    elif path.suffix.lower() == ".zip":
-        files = _in_zip(path, survey)
-    else:
-        files = [_File(path.name, path.read_bytes)]
-    if not files:
-        others = f" ({survey.ignored} files of other kinds)" if survey.ignored else ""
-        raise Refusal(
-            "DATA-012",
-            f"{shown(path)} holds no images{others}",
-            way_out=f"put files in it that end in {', '.join(ENDINGS[:6])}",
-        )
-    return files, survey
-
-
-def _in_folder(path: Path, survey: Survey) -> list[_File]:
-    root, files = path.resolve(), []
-    for one in sorted(path.rglob("*")):
-        name = one.relative_to(path).as_posix()
-        if not one.is_file() or any(part.startswith(".") for part in PurePosixPath(name).parts):
-            continue
-        if one.suffix.lower() not in ENDINGS:
-            survey.ignored += 1
-        elif not one.resolve().is_relative_to(root):
-            survey.bad.append((name, "is a link that leads out of the folder"))
-        elif one.stat().st_size > MOST_BYTES:
-            survey.bad.append((name, f"is larger than {MOST_BYTES // 2**20} MiB"))
-        else:
-            files.append(_File(name, one.read_bytes))
-    return files
-
-
-def _in_zip(path: Path, survey: Survey) -> list[_File]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        reason = f"{shown(path)} is no zip file ({error})"
-        raise Refusal("DATA-013", reason, way_out="pack it again") from error
-    files = []
-    for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-        name = PurePosixPath(entry.filename)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-        if entry.is_dir() or hidden:
-            continue
-        if name.suffix.lower() not in ENDINGS:
-            survey.ignored += 1
-        elif entry.file_size > MOST_BYTES:
-            survey.bad.append((entry.filename, f"is larger than {MOST_BYTES // 2**20} MiB"))
-        else:
-
-            def read(entry: zipfile.ZipInfo = entry) -> bytes:
-                with archive.open(entry) as file:
-                    # An entry may hold more than its header says.
-                    return file.read(entry.file_size)
-
-            files.append(_File(entry.filename, read))
-    return files
-
-
-def _opened(file: _File) -> Image.Image:
+def _opened(file: File) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(file.read()))
     except UnidentifiedImageError as error:
@@ -181,7 +107,7 @@ def _opened(file: _File) -> Image.Image:
     return image
 
 
-def _header(file: _File) -> _Header:
+def _header(file: File) -> _Header:
     image = _opened(file)
     mode = image.mode
     if mode not in (*GRAY, *DEEP, *COLOUR, *CLEAR):
@@ -206,13 +132,13 @@ def _gray_palette(image: Image.Image) -> bool:
     )
 
 
-def _png_depth(file: _File) -> int:
+def _png_depth(file: File) -> int:
     head = file.read()[:25]
     return head[24] if len(head) == 25 else 8
 
 
-def _scanned(files: Sequence[_File], survey: Survey) -> list[_Header | None]:
-    def look(file: _File) -> _Header | str:
+def _scanned(files: Sequence[File], survey: Survey) -> list[_Header | None]:
+    def look(file: File) -> _Header | str:
         try:
             return _header(file)
         except _Broken as broken:
@@ -236,7 +162,7 @@ def _scanned(files: Sequence[_File], survey: Survey) -> list[_Header | None]:
     return headers
 
 
-def _one_size(path: Path, files: list[_File], headers: list[_Header]) -> tuple[int, int]:
+def _one_size(path: Path, files: list[File], headers: list[_Header]) -> tuple[int, int]:
     first = headers[0]
     for file, one in zip(files, headers, strict=True):
         if (one.height, one.width) != (first.height, first.width):
@@ -250,13 +176,13 @@ def _one_size(path: Path, files: list[_File], headers: list[_Header]) -> tuple[i
 
 
 def _decode_into(
-    rows: np.ndarray, files: list[_File], survey: Survey, *, resize: bool, deep: bool
+    rows: np.ndarray, files: list[File], survey: Survey, *, resize: bool, deep: bool
 ) -> tuple[bool, list[bool]]:
     """Fill ``rows``; returns whether all alpha is opaque, and which files could be read."""
     channels, height, width = rows.shape[1:]
     size = (height, width) if resize else None
 
-    def fill(job: tuple[int, _File]) -> str | None:
+    def fill(job: tuple[int, File]) -> str | None:
         index, file = job
         try:
             rows[index] = _pixels(file, channels, deep, size)
@@ -277,7 +203,7 @@ def _decode_into(
     return opaque, whole
 
 
-def _pixels(file: _File, channels: int, deep: bool, size: tuple[int, int] | None) -> np.ndarray:
+def _pixels(file: File, channels: int, deep: bool, size: tuple[int, int] | None) -> np.ndarray:
     """The pixels of one file, shape (channels, height, width)."""
     image = _opened(file)
     try:
@@ -319,27 +245,3 @@ def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
         values = np.clip(np.rint(np.asarray(resized)), 0, 65535).astype(np.uint16)
         return Image.fromarray(values)
     return resized
-
-
-def _meanings(names: Sequence[str]) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
-    """Labels, their names and given parts, from where in the tree the files stand.
-
-    Folders on top that are all called train, valid or test give parts; the folder of a file is its
-    class when there are at least two such folders and no image outside of one.
-    """
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
-    # A zip often wraps everything in one folder.
-    while folders and all(one and one[0] == folders[0][0] for one in folders):
-        if len(set(folders)) == 1:
-            return None, (), None
-        folders = [one[1:] for one in folders]
-    given = None
-    tops = {one[0].lower() if one else "" for one in folders}
-    if len(tops) > 1 and tops <= set(GIVEN):
-        given = torch.tensor([GIVEN[one[0].lower()] for one in folders])
-        folders = [one[1:] for one in folders]
-    classes = ["/".join(one) for one in folders]
-    if len(set(classes)) < 2 or "" in classes:
-        return None, (), given
-    labels, order = named_labels(classes)
-    return labels, order, given

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from simulacra.data import stacks, synthetic
+from simulacra.data import stacks, synthetic, tones
 from simulacra.data.arrays import idx_labels, read_idx
 from simulacra.data.raw import TEST, TRAIN, Raw, Survey, cache_folder
 from simulacra.data.views import resized
@@ -76,16 +76,19 @@ SETS = {
         ),
     ),
 }
-NAMES = ("digits", *SETS, *stacks.PLANS, *synthetic.TRUTHS)
+NAMES = ("digits", *SETS, *stacks.PLANS, *synthetic.TRUTHS, tones.NAME)
 
 
 def read_named(name: str, size: int | None = None) -> Raw:
-    """The set called ``name``, one of ``NAMES``; ``size``: the side that images are resized to."""
+    """The set called ``name``, one of ``NAMES``; ``size``: the side that images are resized to, the
+    samples of a tone."""
     if name in stacks.PLANS:
         plan = stacks.PLANS[name]
         return stacks.stacked(read_named(plan.base, size), plan)
     if name in synthetic.TRUTHS:
         return synthetic.drawn(name)
+    if name == tones.NAME:
+        return tones.drawn(size)
     raw = _digits() if name == "digits" else _idx_set(name)
     return raw if size is None else resized(raw, size)
 

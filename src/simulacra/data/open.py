@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from simulacra.data import arrays, images, named, tables, text, views
+from simulacra.data import arrays, images, named, sounds, tables, text, views
 from simulacra.data.dataset import Dataset, Part, View
 from simulacra.data.raw import Raw
 from simulacra.data.splits import split
@@ -30,11 +30,11 @@ def open_data(
 ) -> Dataset:
     """The data that ``what`` names, split by content and ``seed``.
 
-    ``what``: digits, mnist, fashion-mnist, stacked-digits, stacked-mnist, ring, grid; or a path to
-    images (folder, zip, file), an IDX, .npy or .npz file, a CSV or Parquet table, or plain text. ``view``
-    of images: '8bit' as they are, 'binary' by a threshold, 'dynamic' with a new draw of each pixel at
-    every epoch. ``size``: the side of images, or the length of pieces of text. ``skip_bad``: leave out
-    at most so many broken data.
+    ``what``: digits, mnist, fashion-mnist, stacked-digits, stacked-mnist, ring, grid, tones; or a path to
+    images or WAV sounds (folder, zip, file), an IDX, .npy or .npz file, a CSV or Parquet table, or plain
+    text. ``view`` of images: '8bit' as they are, 'binary' by a threshold, 'dynamic' with a new draw of
+    each pixel at every epoch. ``size``: the side of images, or the length of pieces of text and of
+    windows of sound. ``skip_bad``: leave out at most so many broken data.
     ``label``: the column of a table that holds the labels. ``like``: the space of a trained model,
     whose columns a table is read as.
     """
@@ -53,7 +53,7 @@ def read(
 ) -> Raw:
     """The rows that ``what`` names, by the reader that its kind needs."""
     if size is not None and size < 1:
-        raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number of pixels")
+        raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number")
     if label is not None and not tables.is_table(Path(what)):
         reason = f"--label names a column, and {shown(what)} is no table"
         raise Refusal(
@@ -68,6 +68,8 @@ def read(
             f"{shown(what)} is not there",
             way_out=f"check the path, or name one of {', '.join(named.NAMES)}",
         )
+    if sounds.is_sounds(path):
+        return sounds.read_sounds(path, length=size, skip_bad=skip_bad)
     if images.is_images(path):
         return images.read_images(path, size=size, skip_bad=skip_bad)
     if arrays.is_array(path):
@@ -81,7 +83,7 @@ def read(
     raise Refusal(
         "DATA-008",
         f"{shown(what)} is of no kind that can be read",
-        way_out="give a folder or zip of images, .npy, .npz, IDX, .csv, .parquet or .txt",
+        way_out="give a folder or zip of images or of .wav, .npy, .npz, IDX, .csv, .parquet or .txt",
     )
 
 

@@ -1,8 +1,8 @@
 """Rebuilding: what comes back of a datum from its code, and of the half that was hidden?
 
-Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, columns
-of numbers), so that published errors per image compare. The control of reconstruction is the best that a
-line can do: the training data's first principal components, as many as a code has numbers (Hinton &
+Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, signals,
+columns of numbers), so that published errors per image compare. The control of reconstruction is the best
+that a line can do: the training data's first principal components, as many as a code has numbers (Hinton &
 Salakhutdinov 2006); of a code as large as the datum it is the mean of the training data, which completion
 fills the hidden half with, too.
 """
@@ -19,7 +19,7 @@ from simulacra.evaluation.intervals import mean_interval
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
 from simulacra.probability.noise import mixed
-from simulacra.spaces import Images, Space, Vectors
+from simulacra.spaces import Images, Series, Space, Vectors
 
 RECONSTRUCTION, COMPLETION = "reconstruction error", "completion error"
 MOST_COMPLETED, SHARE = 100, 0.1
@@ -90,7 +90,7 @@ class Reconstruction(_Errors):
     def read(cls, case: Case) -> list[Reading]:
         """None of a model that cannot decode, and of data whose differences mean nothing."""
         model, space = case.model, case.space
-        if not isinstance(model, Decoder) or not isinstance(space, Images | Vectors):
+        if not isinstance(model, Decoder) or not isinstance(space, Images | Vectors | Series):
             return []
         code: int = case.model.code_space.dimensions
         measure = cls(Provenance(seed=case.seed), space=space, code=code)

@@ -32,16 +32,19 @@ STEPS = 100
 def codes_of(model: Encoder, x: Tensor, condition: Tensor | None = None) -> Tensor:
     """Codes as rows, shape (n, *shape) to (n, size of a code), float32.
 
-    ``condition`` has a row a datum, and is given to a conditional model only.
+    ``condition`` has a row a datum, and is given to a conditional model only. Where codes are only names
+    of vectors (``code_vectors``), as those of a codebook are, they are taken for what they stand for.
     """
     if getattr(model, "condition_space", None) is None:
         condition = None
+    vectors = getattr(model, "code_vectors", None)
     parts = []
     for start in range(0, len(x), SCORED_AT_ONCE):
         rows = slice(start, start + SCORED_AT_ONCE)
         with torch.no_grad():
             code = model.encode(x[rows], condition=None if condition is None else condition[rows])
-        parts.append(flat(code.cpu(), model.code_space))
+            rows_of = flat(code.cpu(), model.code_space) if vectors is None else vectors(code)
+        parts.append(rows_of.cpu().float().flatten(1))
     return torch.cat(parts)
 
 

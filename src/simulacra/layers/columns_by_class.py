@@ -12,9 +12,9 @@ from simulacra.layers.front_door import as_device
 from simulacra.layers.heads import column_levels, missing_columns
 from simulacra.probability.distributions import categorical_draw, gaussian_log_prob
 from simulacra.probability.noise import Noise
-from simulacra.spaces import Images, Space, Table, Tokens, Vectors
+from simulacra.spaces import Images, Series, Space, Table, Tokens, Vectors
 
-SPACES = (Images, Tokens, Table, Vectors)
+SPACES = (Images, Tokens, Table, Vectors, Series)
 
 
 class ColumnsByClass(nn.Module):

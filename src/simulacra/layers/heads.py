@@ -6,6 +6,7 @@ elements under them, draws elements, and gives the most likely one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,7 @@ from simulacra.probability.distributions import (
     gaussian_log_prob,
 )
 from simulacra.probability.noise import Noise
-from simulacra.spaces import Images, Space, Table, Tokens
+from simulacra.spaces import Images, Series, Space, Table, Tokens
 
 IMAGE_HEADS = ("bernoulli", "categorical", "discretised-logistic")
 
@@ -212,6 +213,69 @@ class ColumnHead(nn.Module):
 
     def _empty(self, raw: Tensor) -> Tensor:
         return torch.zeros((len(raw), len(self.levels)), dtype=raw.dtype, device=raw.device)
+
+
+class SequenceHead(nn.Module):
+    """Independent tokens: a logit for every value at every place, (n, vocabulary, length)."""
+
+    def __init__(self, space: Tokens) -> None:
+        super().__init__()
+        self.space, self.per_value = space, space.vocabulary
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        """log p(x | raw) in nats, shape (n,)."""
+        return categorical_log_prob(x, raw.movedim(1, -1)).sum(1)
+
+    def draw(self, raw: Tensor, noise: Noise) -> Tensor:
+        """An element of the space for each row."""
+        uniform = noise.uniform(self.space.length)
+        return categorical_draw(raw.movedim(1, -1), uniform).to(self.space.dtype)
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """The most likely element."""
+        return raw.argmax(1).to(self.space.dtype)
+
+
+class SignalHead(nn.Module):
+    """Independent Gaussian samples of a signal: a mean for each, (n, C, length), and learned deviations.
+
+    Channels are seen through (x - shift) / scale, buffers that the model fills from the data. Deviations
+    are kept above ``LEAST`` of the scale: what is exactly silent has no finite density.
+    """
+
+    LEAST = math.exp(-6)
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, space: Series) -> None:
+        super().__init__()
+        self.space, self.per_value = space, 1
+        self.register_buffer("shift", torch.zeros(space.channels, 1))
+        self.register_buffer("scale", torch.ones(space.channels, 1))
+        self.log_scale = nn.Parameter(torch.full(space.shape, -0.5))
+
+    def standard(self, x: Tensor) -> Tensor:
+        """Signals as a network reads them."""
+        return (x.to(self.scale.dtype) - self.shift) / self.scale
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        """log p(x | raw) in nats, shape (n,), against Lebesgue measure of the signals themselves."""
+        each = gaussian_log_prob(self.standard(x), raw, self._log_scale()) - self.scale.log()
+        return each.flatten(1).sum(1)
+
+    def draw(self, raw: Tensor, noise: Noise) -> Tensor:
+        """An element of the space for each row."""
+        return self._back(raw + self._log_scale().exp() * noise.normal(*self.space.shape))
+
+    def mode(self, raw: Tensor) -> Tensor:
+        """The most likely element."""
+        return self._back(raw)
+
+    def _log_scale(self) -> Tensor:
+        return self.log_scale.clamp(min=math.log(self.LEAST))
+
+    def _back(self, z: Tensor) -> Tensor:
+        return (z * self.scale + self.shift).to(self.space.dtype)
 
 
 def missing_columns(space: Space) -> Tensor:

@@ -23,16 +23,17 @@ def sides(space: Images, smallest: int = 4) -> list[tuple[int, int]]:
 
 
 class Residual(nn.Module):
-    """x + conv(act(conv(norm(x)))), the norm over channels."""
+    """x + conv(act(conv(norm(x)))), the norm over channels; ``kernel`` has odd sides."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: tuple[int, int] = (3, 3)) -> None:
         super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2)
         self.body = nn.Sequential(
             ChannelNorm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, kernel, padding=padding),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, kernel, padding=padding),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simulacra.runs.pictures import colours, grid, heat
+from simulacra.runs.heat import heat
+from simulacra.runs.pictures import colours, grid
 from simulacra.runs.using import beside, cell
 from simulacra.spaces import Images, Table
 

@@ -1,4 +1,4 @@
-"""Pictures as PNG: grids of images, whatever their channels and levels, and points of the plane."""
+"""Pictures as PNG: grids of images, whatever their channels and levels, points of the plane, signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from simulacra.spaces import Images, Measure, Space
+from simulacra.runs.signals import COLUMNS, panels
+from simulacra.spaces import Images, Measure, Series, Space
 
 POINTS = 2000
 """So many points of the plane are drawn at most, of samples and of real data."""
@@ -26,7 +27,12 @@ def on_plane(space: Space) -> bool:
 
 def has_picture(space: Space) -> bool:
     """Whether elements can be looked at."""
-    return isinstance(space, Images) or on_plane(space)
+    return isinstance(space, Images | Series) or on_plane(space)
+
+
+def columns_of(space: Space) -> int:
+    """How many elements stand side by side in a picture of them."""
+    return COLUMNS if isinstance(space, Series) else 8
 
 
 def picture(
@@ -35,6 +41,8 @@ def picture(
     """Elements (count, *shape) of a space that has pictures; points are drawn over ``real`` ones."""
     if isinstance(space, Images):
         return grid(x, space, columns=columns, pixels=pixels)
+    if isinstance(space, Series):
+        return panels(x, space)
     return scatter(x, x if real is None else real)
 
 
@@ -88,22 +96,6 @@ def colours(x: Tensor, space: Images) -> Tensor:
     elif space.channels != 3:
         values = values[:, :1].expand(-1, 3, -1, -1)
     return values.round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
-HEAT = ((10, 10, 30), (88, 24, 110), (200, 60, 70), (250, 165, 50), (255, 250, 205))
-"""From dark to bright, each step lighter than the one before, so that a gray print reads the same."""
-
-
-def heat(values: Tensor, low: float, high: float) -> Tensor:
-    """Numbers as colours of ``HEAT``: ``low`` and less dark, ``high`` and more bright.
-
-    Shape (…) to (…, 3), unsigned bytes.
-    """
-    stops = torch.tensor(HEAT, dtype=torch.float64)
-    place = ((values.double() - low) / max(high - low, 1e-300)).clamp(0, 1) * (len(HEAT) - 1)
-    below = place.long().clamp(max=len(HEAT) - 2)
-    share = (place - below).unsqueeze(-1)
-    return (stops[below] * (1 - share) + stops[below + 1] * share).round().to(torch.uint8)
 
 
 def png(picture: Image.Image) -> bytes:
