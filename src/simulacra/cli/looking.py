@@ -22,14 +22,18 @@ def models() -> None:
     from rich.table import Table
 
     from simulacra import shelf
-    from simulacra.contract import Density
+    from simulacra.contract import Density, Sampler
 
     table = Table("family", "model", "p(x)", "models", "can", "what it is", box=None)
     for column in table.columns[:3]:
         column.no_wrap = True
     for entry in shelf.entries():
         toy = entry.cls.toy()
-        kind = toy.kind.value if isinstance(toy, Density) else "implicit"
+        kind = "none"
+        if isinstance(toy, Density):
+            kind = toy.kind.value
+        elif isinstance(toy, Sampler):
+            kind = "implicit"
         spaces = " ".join(space.__name__ for space in entry.cls.spaces)
         able = " ".join(name.lower() for name in entry.capabilities)
         labels = " | given labels" if entry.cls.conditions else ""

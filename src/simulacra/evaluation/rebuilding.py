@@ -1,10 +1,10 @@
 """Rebuilding: what comes back of a datum from its code, and of the half that was hidden?
 
 Squared error per datum, summed over elements scaled to [0, 1] (images) or as they are (vectors, signals,
-columns of numbers), so that published errors per image compare. The control of reconstruction is the best
-that a line can do: the training data's first principal components, as many as a code has numbers (Hinton &
-Salakhutdinov 2006); of a code as large as the datum it is the mean of the training data, which completion
-fills the hidden half with, too.
+columns of numbers), so that published errors per image compare. The control of reconstruction is the
+best that a line can do: the training data's first principal components, as many as a code has numbers
+(Hinton & Salakhutdinov 2006); of a code as large as the datum it is the mean of the training data, which
+completion fills the hidden half with, too.
 """
 
 from __future__ import annotations
