@@ -11,7 +11,6 @@ from simulacra.data.tables import read_table
 from simulacra.evaluation.tables import kolmogorov_smirnov
 from simulacra.layers.columns_by_class import ColumnsByClass
 from simulacra.layers.heads import ColumnHead
-from simulacra.models.mixtures.gaussian_mixture import GaussianMixture
 from simulacra.probability.noise import row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Table, space_from_json
@@ -110,11 +109,6 @@ def test_a_missing_number_lies_apart_from_all_others():
     x, y = torch.tensor([1.0, 2.0, math.nan, 3.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert kolmogorov_smirnov(x, x) == 0
     assert kolmogorov_smirnov(x, y) == pytest.approx(0.25)
-
-
-def test_a_model_without_a_state_for_it_says_so():
-    with pytest.raises(Refusal, match=r"missing, as in 'a'"):
-        GaussianMixture(Table((Column("a", missing=True), Column("b"))))
 
 
 def test_a_column_of_a_table_may_be_its_labels(tmp_path):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Play
+from simulacra.models.autoregressive.linear_autoregressive import LinearAutoregressive
 from simulacra.models.autoregressive.made import MADE
 from simulacra.models.autoregressive.nade import NADE
 from simulacra.models.flows.maf import MAF
@@ -45,6 +47,16 @@ def test_missing_or_somewhere_and_drawn_as_often(model):
 
 
 @pytest.mark.parametrize("flow", [MAF, RealNVP])
-def test_flows_refuse_them(flow):
+def test_flows_bound_them(flow):
+    space = Table((Column("a", missing=True), Column("b")))
+    model = flow(space)
+    assert model.kind is Kind.LOWER
+    x = model.sample(50, generator=torch.Generator().manual_seed(0))
+    assert space.contains(x)
+    assert 0 < x[:, 0].isnan().float().mean() < 1
+    assert model.log_prob(x).isfinite().all()
+
+
+def test_a_model_without_a_state_for_them_says_so():
     with pytest.raises(Refusal, match="missing, as in 'a'"):
-        flow(Table((Column("a", missing=True), Column("b"))))
+        LinearAutoregressive(Table((Column("a", missing=True), Column("b"))))

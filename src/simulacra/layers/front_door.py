@@ -43,7 +43,7 @@ def require_no_missing(space: Space, *, who: str) -> None:
         reason = (
             f"{who} has no way to say that a number is missing, as in {shown(space.may_miss[0])}"
         )
-        way_out = "leave such rows or columns out, or choose independent, nade or vae"
+        way_out = "leave such rows or columns out, or choose gaussian-mixture, nade or a flow"
         raise Refusal("CFG-096", reason, way_out=way_out)
 
 

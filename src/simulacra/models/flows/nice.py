@@ -115,7 +115,7 @@ class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
 
     @classmethod
     def toy(cls) -> NICE:
-        return cls(Vectors(2), Config(hidden=8, layers=1, batch_size=16, learning_rate=5e-3))
+        return cls(Vectors(2), Config(hidden=8, layers=1, batch_size=16, learning_rate=1e-2))
 
     @property
     def kind(self) -> Kind:
