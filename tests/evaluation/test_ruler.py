@@ -115,8 +115,10 @@ def test_same_seed_same_readings_and_the_model_is_left_as_it_was(ruler, digits):
         assert (reading.count, reading.features) == (same.count, same.features)
         if name != "sampling time":
             # Where a tensor lies in memory decides the last digit of a sum.
-            told = (reading.value, reading.low, reading.high, reading.floor, reading.control)
-            once_more = (same.value, same.low, same.high, same.floor, same.control)
+            told, once_more = (
+                [getattr(one, key) or 0.0 for key in ("value", "low", "high", "floor", "control")]
+                for one in (reading, same)
+            )
             assert told == pytest.approx(once_more, rel=1e-9, abs=1e-12)
     assert first["Fréchet distance"].value != other["Fréchet distance"].value
     assert model.training
