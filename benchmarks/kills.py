@@ -1,9 +1,11 @@
 """Kill training at random times, resume it, and compare with a run that was never stopped.
 
     python benchmarks/kills.py 20 > benchmarks/results/kills.json
+    python benchmarks/kills.py 5 vq-vae aae
 
-Every model of the shelf has its turn. The weights, the averages, the optimisers and the clock of the
-newest checkpoint, and the model as it is used, have to be the same bit for bit.
+The models named, or the best known of each family, take turns. The weights, the averages, the
+optimisers and the clock of the newest checkpoint, and the model as it is used, have to be the same bit
+for bit.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def main() -> None:
     A run that ended before its kill does not count, and its model is killed earlier the next time.
     """
     count, chance = int(sys.argv[1]), random.Random(0)
-    names = [entry.name for entry in shelf.entries()]
+    best_known = [entry.name for entry in shelf.entries() if entry.representative]
+    names = sys.argv[2:] or best_known
     kills: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as home:
         common = [
