@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from simulacra.games import Batch, Clock
+from simulacra.data.dataset import Part, Stream
+from simulacra.games import Batch, Clock, Play
 from simulacra.layers.table_reals import TableReals, real_size
 from simulacra.probability.noise import BatchNoise
 from simulacra.shelf import build
@@ -116,3 +117,15 @@ def test_given_columns_stand_and_draw_the_others():
     drawn = model.complete(asked, known, generator=torch.Generator().manual_seed(3))
     assert torch.equal(drawn[:, 0], asked[:, 0])
     assert (drawn[:, 1] == asked[:, 0] / 10).double().mean() > 0.7
+
+
+def test_averaged_weights_are_numbers_where_columns_have_different_numbers_of_categories():
+    data = Part(rows(200), torch.arange(200), MIXED, None)
+    model = build("maf", MIXED, settings={"hidden": 8, "batch_size": 32}, num_examples=200)
+    play = Play(model, model.game(), seed=0)
+    for _ in play.rounds(Stream(data, 32, seed=0), lambda clock: clock.rounds / 6):
+        if play.clock.rounds >= 6:
+            break
+    for weights in (model.state_dict(), play.state()[0]):
+        assert all(value.isfinite().all() for value in weights.values())
+    assert model.eval().log_prob(rows(20, 3)).isfinite().all()

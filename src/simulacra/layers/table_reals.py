@@ -23,6 +23,9 @@ from simulacra.probability.noise import Noise
 from simulacra.probability.quantiles import from_normal_scores, to_normal_scores
 from simulacra.spaces import Space, Table
 
+NEVER = -1e4
+"""The log-frequency of what cannot be: finite, since weight averages subtract it from itself."""
+
 
 def real_size(space: Space) -> int:
     """How many real numbers an element becomes: one a dimension, and one for each that may be missing."""
@@ -55,7 +58,7 @@ class TableReals(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
         self.register_buffer("shift", torch.zeros(len(columns)))
         self.register_buffer("scale", torch.ones(len(columns)))
-        start = torch.full((len(levels), max(levels, default=0)), -torch.inf)
+        start = torch.full((len(levels), max(levels, default=0)), NEVER)
         for row, count in enumerate(levels):
             start[row, :count] = -math.log(count)
         self.register_buffer("log_frequencies", start)
@@ -135,7 +138,8 @@ class TableReals(nn.Module):
         if len(self.levels):
             there = torch.arange(counts.shape[1], device=counts.device) < self.levels[:, None]
             counts = torch.where(there, counts + prior_weight / self.levels[:, None], 0.0)
-            self.log_frequencies.copy_((counts / counts.sum(1, keepdim=True)).log())
+            log_share = (counts / counts.sum(1, keepdim=True)).log()
+            self.log_frequencies.copy_(log_share.clamp(min=NEVER))
 
     def _integers(self, x: Tensor, absent: Tensor) -> Tensor:
         """Categories, then 1 where a number is missing, shape (n, len(levels))."""
