@@ -3,7 +3,7 @@
     python benchmarks/tables.py FOLDER [BUDGET] > benchmarks/results/tables.json
 
 Each table of FOLDER (.csv, .csv.gz) goes through `simulacra compare` as it lies there. Beside
-it, scikit-learn's GaussianMixture (full covariances, as many components as ours, the number with the
+it, scikit-learn's GaussianMixture (full covariances, the number of components with the
 best validation score of 1, 5, 10, 20, ...) on the same split: what it is given has to be prepared by
 hand, standardised, categories as integers plus uniform noise, which makes it a lower bound in the same
 unit (its log of the mean over ten draws of the noise, as ours). Nats a row, lower is better; '=' is
