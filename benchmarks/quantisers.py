@@ -66,7 +66,7 @@ def train_step(book: Codebook, z: Tensor) -> None:
 def peer_step(peer: Any, z: Tensor) -> None:
     """The same of vector-quantize-pytorch: quantise, commitment, averages."""
     vectors, _, *losses = peer(z)
-    sum([vectors.sum(), *(loss.sum() for loss in losses)]).backward()  # type: ignore[arg-type]
+    torch.stack([vectors.sum(), *(loss.sum() for loss in losses)]).sum().backward()
     z.grad = None
 
 

@@ -67,6 +67,18 @@ def anneal_down(path: Path, x: Tensor, noise: Noise, betas: Tensor) -> Tensor:
     return path.start_log_partition.double() + log_weights
 
 
+def anneal_both_ways(
+    path: Path, x: Tensor, noise: Noise, *, steps: int, settling: int
+) -> tuple[Tensor, Tensor]:
+    """Log weights of chains up from the start, and down from ``x`` after ``settling`` moves of it, each
+    shape (rows,): what a ``Partition`` is made of."""
+    betas = sigmoid_betas(steps)
+    upward = anneal_up(path, noise, betas)[0]
+    for _ in range(settling):
+        x = path.step(x, betas[-1], noise)
+    return upward, anneal_down(path, x, noise, betas)
+
+
 def _rise(path: Path, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """log p*_after(x) - log p*_before(x), shape (n,), float64."""
     lower, upper = (
@@ -123,6 +135,14 @@ class Partition:
             f"log Z by annealed importance sampling, {len(self.upward):,} chains of {self.steps:,} "
             f"temperatures, effective sample size {self.effective_sample_size:.3g}"
         )
+
+    def numbers(self) -> dict[str, float]:
+        """What a ledger says of it."""
+        return {
+            "log Z (nats)": self.log_partition,
+            "standard error (nats)": self.standard_error,
+            "reverse over forward (nats)": self.gap,
+        }
 
 
 def _log_mean_exp(values: Tensor) -> float:

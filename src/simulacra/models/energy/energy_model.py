@@ -40,7 +40,7 @@ from simulacra.layers.front_door import as_device
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidEncoder
 from simulacra.optimisation import Optimiser
-from simulacra.probability.annealing import Partition, anneal_down, anneal_up, sigmoid_betas
+from simulacra.probability.annealing import Partition, anneal_both_ways
 from simulacra.probability.dequantisation import dequantised, quantised
 from simulacra.probability.distributions import gaussian_log_prob
 from simulacra.probability.noise import BatchNoise, Noise, row_noise, scoring_noise
@@ -350,23 +350,23 @@ class EnergyModel(nn.Module, Sampler, Density, Annealed, Scorer, Diagnosable):
         chains = self.config.annealing_chains
         seed = int(noise.uniform()[0].double() * 2**24)
         rows = BatchNoise(torch.Generator().manual_seed(seed), chains, self.scale.device)
-        betas = sigmoid_betas(self.config.annealing_steps)
-        self.upward.copy_(anneal_up(self, rows, betas)[0])
         x = next(batches).x
         x = x[torch.arange(chains, device=x.device) % len(x)]
         x = self._placed(self._entered(x, rows))
-        for _ in range(self.config.sampling_steps):
-            x = self.step(x, betas[-1], rows)
-        self.downward.copy_(anneal_down(self, x, rows, betas))
+        upward, downward = anneal_both_ways(
+            self,
+            x,
+            rows,
+            steps=self.config.annealing_steps,
+            settling=self.config.sampling_steps,
+        )
+        self.upward.copy_(upward)
+        self.downward.copy_(downward)
         self.measured.fill_(self.config.annealing_steps)
         found = self.partition
         assert found is not None
         self.log_partition.fill_(found.log_partition)
-        return {
-            "log Z (nats)": found.log_partition,
-            "standard error (nats)": found.standard_error,
-            "reverse over forward (nats)": found.gap,
-        }
+        return found.numbers()
 
     def game(self) -> Game:
         config = self.config

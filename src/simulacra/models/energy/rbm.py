@@ -58,7 +58,7 @@ from simulacra.games import (
 )
 from simulacra.layers.front_door import as_device
 from simulacra.optimisation import Optimiser
-from simulacra.probability.annealing import Partition, anneal_down, anneal_up, sigmoid_betas
+from simulacra.probability.annealing import Partition, anneal_both_ways
 from simulacra.probability.noise import BatchNoise, Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Tokens, Vectors
@@ -391,22 +391,22 @@ class RBM(nn.Module, Sampler, Density, Annealed, Encoder, Decoder, Completer, Di
         chains = self.config.annealing_chains
         seed = int(noise.uniform()[0].double() * 2**24)
         rows = BatchNoise(torch.Generator().manual_seed(seed), chains, self.weight.device)
-        betas = sigmoid_betas(self.config.annealing_steps)
-        self.upward.copy_(anneal_up(self, rows, betas)[0])
         x = next(batches).x
         x = x[torch.arange(chains, device=x.device) % len(x)]
-        for _ in range(self.config.sampling_steps):
-            x = self.step(x, betas[-1], rows)
-        self.downward.copy_(anneal_down(self, x, rows, betas))
+        upward, downward = anneal_both_ways(
+            self,
+            x,
+            rows,
+            steps=self.config.annealing_steps,
+            settling=self.config.sampling_steps,
+        )
+        self.upward.copy_(upward)
+        self.downward.copy_(downward)
         self.measured.fill_(self.config.annealing_steps)
         found = self.partition
         assert found is not None
         self.log_partition.fill_(found.log_partition)
-        return {
-            "log Z (nats)": found.log_partition,
-            "standard error (nats)": found.standard_error,
-            "reverse over forward (nats)": found.gap,
-        }
+        return found.numbers()
 
     def game(self) -> Game:
         config = self.config
