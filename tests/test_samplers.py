@@ -42,26 +42,26 @@ def gaussian(x, level):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_gaussian_is_sampled_with_its_moments(name, schedule):
-    rows, steps = 5000, 150
+    rows, steps = 10_000, 250
     spacing = "time" if name in ("ddim", "ancestral") else "karras"
     path = Diffusion(schedule, 1000).path(steps, spacing)
     noise = BatchNoise(seeded(1), rows)
     x = last(descended(make_step(name), gaussian, noise.normal(2).double(), path, noise))
-    torch.testing.assert_close(x.mean(0), CENTRE, atol=0.03, rtol=0)
-    torch.testing.assert_close(torch.cov(x.T), COVARIANCE, atol=0.016, rtol=0)
+    torch.testing.assert_close(x.mean(0), CENTRE, atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.cov(x.T), COVARIANCE, atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_ddim_samples_it_at_any_eta_and_sub_sequence(eta):
     """The path is uneven; eta = 1 is the ancestral step."""
-    rows, diffusion = 5000, Diffusion("cosine", 1000)
-    times = [t for t in range(1000, 0, -1) if t % 17 in (0, 1, 3)]
+    rows, diffusion = 10_000, Diffusion("cosine", 1000)
+    times = [t for t in range(1000, 0, -1) if t % 7 in (0, 1, 3)]
     path = [diffusion.level(t) for t in (*times, 0)]
     noise = BatchNoise(seeded(2), rows)
     x = last(descended(DDIM(eta), gaussian, noise.normal(2).double(), path, noise))
-    torch.testing.assert_close(torch.cov(x.T), COVARIANCE, atol=0.016, rtol=0)
+    torch.testing.assert_close(torch.cov(x.T), COVARIANCE, atol=0.015, rtol=0)
     one, other = (
-        last(descended(step, gaussian, x[:9], path[100:], BatchNoise(seeded(3), 9)))
+        last(descended(step, gaussian, x[:9], path[300:], BatchNoise(seeded(3), 9)))
         for step in (DDIM(1.0), make_step("ancestral"))
     )
     torch.testing.assert_close(one, other)
@@ -135,11 +135,11 @@ def test_exploding_levels_make_the_same_walk(name):
 
 
 def test_inversion_is_undone():
-    path = Diffusion("cosine", 1000).path(40, "time")[:-1]
+    path = Diffusion("cosine", 1000).path(60, "karras")[:-1]
     x = 0.5 * torch.randn(50, 1, dtype=torch.float64, generator=seeded())
     noise = RowNoise([0] * 50)
     gaps = []
-    for iterations in (1, 12):
+    for iterations in (1, 20):
         top = last(climbed(mixture, x, path, iterations=iterations))
         gaps.append(float((last(descended(DDIM(), mixture, top, path, noise)) - x).abs().max()))
     assert gaps[1] < 1e-3

@@ -205,7 +205,7 @@ def test_a_classifier_guides_by_the_slope_of_its_log_chance():
 def test_inversion_leads_back():
     """From data to noise and back by the same path, in few steps."""
     model = jittered(DDPM(Images(1, 4, 4, 4), Config(8, 1, prediction="v")).double().eval())
-    way = model._way(num_inference_steps=40)
+    way = model._way(num_inference_steps=40, spacing="karras")
     x = model.space.random(5, seeded())
     noise = model.reverse.inverted(x, None, way)
     path, denoise = model.reverse.steps(way)[:-1], model.reverse.denoiser(None, 0, legible=False)

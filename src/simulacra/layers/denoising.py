@@ -227,7 +227,8 @@ class Reverse:
 
     @torch.no_grad()
     def inverted(self, x: Tensor, condition: Tensor | None, way: Way) -> Tensor:
-        """The noise that DDIM leads to x from, (n, *shape); x is taken to stand at the least noise."""
+        """The noise that DDIM leads to x from, (n, *shape); x is taken to stand at the least noise, to
+        which all paths but that in time reach down."""
         denoise = self.denoiser(self.classes(condition, len(x)), 0.0, legible=False)
         path = self.path(way.num_inference_steps, way.spacing)[:-1]
         return last(climbed(denoise, self.centred(x), path, iterations=INVERTING))

@@ -31,7 +31,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Completer, Density, Diagnosable, Kind, Sampler, Scorer
+from simulacra.contract import (
+    Completer,
+    Density,
+    Diagnosable,
+    Gradual,
+    Kind,
+    Sampler,
+    Scorer,
+    Variator,
+)
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
 from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
 from simulacra.layers.front_door import as_device
@@ -82,7 +91,7 @@ class _Terms:
     data: Tensor
 
 
-class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
+class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and everything that follows from it."""
 
     representative: ClassVar = True
@@ -166,6 +175,27 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
             guidance_scale=guidance_scale,
         )
         return self.reverse.sample(num_samples, condition, generator, way)
+
+    def trajectory(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        states = self.reverse.trajectory(num_samples, condition, generator, self._way())
+        return torch.stack(list(states))
+
+    def vary(
+        self,
+        x: Tensor,
+        *,
+        strength: float = 0.8,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """From x, noised to the level that has ``strength`` of the steps still to go."""
+        return self.reverse.vary(x, strength, condition, generator, self._way())
 
     def log_prob(
         self,
