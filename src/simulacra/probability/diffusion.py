@@ -157,6 +157,15 @@ def discretised_gaussian_log_prob(
     return top + torch.log1p(-torch.exp((low - top).clamp(max=-1e-12)))
 
 
+def levels_log_prob(x: Tensor, y: Tensor, deviation: float, levels: int) -> Tensor:
+    """log p(x | y), y a level with noise of that deviation, all levels being as likely beforehand
+    (Kingma et al. 2021, sec. 3.3); x integers 0..levels-1, both of one shape."""
+    grid = torch.linspace(-1, 1, levels, dtype=y.dtype, device=y.device)
+    logits = -0.5 * ((y.unsqueeze(-1) - grid) / deviation).square()
+    told = torch.log_softmax(logits, dim=-1)
+    return told.gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+
+
 def level_mean(y: Tensor, deviation: Tensor, levels: int) -> Tensor:
     """E[x | y] for y = x + N(0, deviation^2), x on the grid of ``levels`` values in [-1, 1].
 
