@@ -44,7 +44,7 @@ from simulacra.runs.judging import ruler_features
 from simulacra.runs.recipe import Recipe
 from simulacra.runs.using import sample_in_chunks
 
-SEED, COUNT, GUIDED = 0, 1000, 500
+SEED, COUNT, GUIDED = 0, 600, 400
 WALKS: dict[str, dict[str, Any]] = {
     "DDIM 20": {"num_inference_steps": 20},
     "DDIM 100": {"num_inference_steps": 100},
@@ -52,7 +52,7 @@ WALKS: dict[str, dict[str, Any]] = {
     "DPM-Solver++ 15": {"sampler": "dpm++2m", "num_inference_steps": 15},
     "DPM-Solver++ SDE 15": {"sampler": "dpm++2m-sde", "num_inference_steps": 15},
     "Heun 18": {"sampler": "heun", "num_inference_steps": 18},
-    "Heun 100": {"sampler": "heun", "num_inference_steps": 100},
+    "Heun 50": {"sampler": "heun", "num_inference_steps": 50},
     "Euler 36": {"sampler": "euler", "num_inference_steps": 36},
 }
 OUT = 8
@@ -133,7 +133,7 @@ def samplers(folder: Path) -> dict[str, Any]:
         "DDIM 20 / DDIM 100 (<= 2.0)": ("DDIM 20", "DDIM 100"),
         "eta 1 / eta 0 at 20 (>= 2.0)": ("DDIM 20, eta 1", "DDIM 20"),
         "DPM-Solver++ 15 / DDIM 100 (<= 1.1)": ("DPM-Solver++ 15", "DDIM 100"),
-        "Heun 18 / Heun 100 (<= 1.05)": ("Heun 18", "Heun 100"),
+        "Heun 18 / Heun 50 (<= 1.05)": ("Heun 18", "Heun 50"),
         "Heun 18 / Euler 36 (<= 1)": ("Heun 18", "Euler 36"),
     }
     told["ratios of FD"] = {k: told[a]["FD"] / told[b]["FD"] for k, (a, b) in ratios.items()}
@@ -185,7 +185,7 @@ def guidance(folder: Path) -> dict[str, Any]:
 
 def learned_variance(folder: Path) -> dict[str, Any]:
     """The bound with the learned variance and, of the same network, with beta-tilde."""
-    model = shelf.from_pretrained(folder, settings={"bound_steps": 250})
+    model = shelf.from_pretrained(folder, settings={"bound_steps": 60})
     batch = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data().test.all()
     learned = model.diagnose(batch.x, condition=batch.condition)
     origin = model._origin

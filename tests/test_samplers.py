@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from simulacra.probability import flow_likelihood
 from simulacra.probability.diffusion import Diffusion
 from simulacra.probability.noise import BatchNoise, RowNoise
 from simulacra.probability.samplers import (
@@ -144,6 +145,32 @@ def test_inversion_is_undone():
         gaps.append(float((last(descended(DDIM(), mixture, top, path, noise)) - x).abs().max()))
     assert gaps[1] < 1e-3
     assert gaps[1] < gaps[0] / 20
+
+
+def test_the_flow_carries_a_gaussians_density():
+    """Against the exact density at a low noise; the trace by probes is unbiased."""
+    low, rows = 0.05, 40
+    y = CENTRE + 0.4 * torch.randn(rows, 2, dtype=torch.float64, generator=seeded())
+    covariance = COVARIANCE + low**2 * torch.eye(2, dtype=torch.float64)
+    expected = torch.distributions.MultivariateNormal(CENTRE, covariance).log_prob(y)
+    noise = RowNoise(range(rows))
+    gaps = []
+    for steps in (60, 120):
+        found = flow_likelihood.flow_log_prob(gaussian, y, low, 80.0, steps, noise)
+        gaps.append(float((found - expected).abs().mean()))
+    assert gaps[1] < 0.02
+    assert gaps[0] / gaps[1] == pytest.approx(4, rel=0.4)
+
+
+def test_probes_of_the_trace_are_unbiased(monkeypatch):
+    y = (CENTRE + 0.3).expand(4000, -1)
+    exact = flow_likelihood.flow_log_prob(gaussian, y[:1], 0.05, 80.0, 20, RowNoise([0]))
+    monkeypatch.setattr(flow_likelihood, "EXACT", 1)
+    noise = BatchNoise(seeded(), 4000)
+    probed = flow_likelihood.flow_log_prob(gaussian, y, 0.05, 80.0, 20, noise)
+    assert float(probed.std()) > 0.01
+    error = float(probed.std()) / 4000**0.5
+    assert float(probed.mean()) == pytest.approx(float(exact), abs=4 * error)
 
 
 def test_a_learned_deviation_lies_between_in_the_logarithm():

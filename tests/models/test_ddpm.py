@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from simulacra.contract import Kind
 from simulacra.games import Batch, Clock
 from simulacra.models.diffusion.ddpm import DDPM, Config
 from simulacra.probability.diffusion import (
@@ -200,6 +201,20 @@ def test_a_classifier_guides_by_the_slope_of_its_log_chance():
         slope = (chance(x + step) - chance(x - step)) / 2e-5
     expected = 1.5 * level.spread**2 / level.signal * slope
     assert float(told[1, 0, 2, 1].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_flows_likelihood_sums_to_one_over_all_states():
+    """An unbiased estimate of each probability, but for the solver's steps; and it says what it is."""
+    config = Config(8, 1, schedule="cosine", prediction="v", likelihood="flow", flow_steps=30)
+    model = jittered(DDPM(Images(1, 1, 3, 2), config).double().eval())
+    states = torch.cartesian_prod(*[torch.arange(2)] * 3).reshape(8, 1, 1, 3).to(torch.uint8)
+    told = model.log_prob(states.repeat_interleave(15, 0), generator=seeded()).exp().reshape(8, 15)
+    error = float(told.var(1).sum() / 15) ** 0.5
+    assert float(told.mean(1).sum()) == pytest.approx(1, abs=4 * error + 0.05)
+    assert error < 0.25
+    assert model.kind is Kind.ESTIMATE
+    change = model.diagnose(states)["flow likelihood, change at half the steps (bits/dim)"]
+    assert 0 < change < 0.2
 
 
 def test_inversion_leads_back():

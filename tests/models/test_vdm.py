@@ -48,16 +48,16 @@ def test_the_schedule_goes_from_end_to_end_at_the_rate_it_says():
 def test_the_bound_is_one_and_the_learned_schedule_makes_it_steadier():
     learned, linear = made(), made(schedule="linear")
     linear.load_state_dict(learned.state_dict())
-    x = SPACE.random(1, seeded()).expand(300, -1, -1, -1)
-    for index in range(40):
-        learned.look(iter([Batch(x)]), BatchNoise(seeded(index), 300), Clock())
+    x = SPACE.random(1, seeded()).expand(150, -1, -1, -1)
+    for index in range(25):
+        learned.look(iter([Batch(x)]), BatchNoise(seeded(index), 150), Clock())
     with torch.no_grad():
         found, plain = (one.log_prob(x, generator=seeded(9)) for one in (learned, linear))
         losses = [
-            one.diffusion_loss(Batch(x), BatchNoise(seeded(5), 300), Clock())
+            one.diffusion_loss(Batch(x), BatchNoise(seeded(5), 150), Clock())
             for one in (learned, linear)
         ]
-    error = math.sqrt(float(found.var() + plain.var()) / 300)
+    error = math.sqrt(float(found.var() + plain.var()) / 150)
     assert float(found.mean()) == pytest.approx(float(plain.mean()), abs=5 * error)
     assert error < 0.02 * abs(float(plain.mean()))
     assert float(losses[0].numbers["deviation"]) < 0.8 * float(losses[1].numbers["deviation"])

@@ -10,7 +10,8 @@ variance, 0.001 of the bound with the mean held fixed (Nichol & Dhariwal, eq. 16
                 + E log p(x|x_1)                                                           (their eq. 5)
 
 with a discretised Gaussian for the last term (eq. 13). ``log_prob`` takes the sum over t on
-``bound_steps`` stratified draws of t, unbiased for the whole sum. Once trained, it is sampled by any
+``bound_steps`` stratified draws of t, unbiased for the whole sum. The flow of the same marginals gives a
+likelihood, too, an estimate (``probability/flow_likelihood.py``). Once trained, it is sampled by any
 sampler of ``probability/samplers.py``, on any path of noise levels, as the network is told log-SNR and
 not t. A conditional model may be guided: it is trained without the label on a share of the data
 (classifier-free, Ho & Salimans 2022), or a classifier of noised data is trained beside it (Dhariwal &
@@ -47,8 +48,9 @@ from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import NoisyClassifier, UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Diffusion, Scales, discretised_gaussian_log_prob
+from simulacra.probability.flow_likelihood import grid_log_prob
 from simulacra.probability.noise import Noise, scoring_noise
-from simulacra.probability.samplers import Guess, SamplerName, Spacing
+from simulacra.probability.samplers import MOST_SIGMA, Guess, SamplerName, Spacing
 from simulacra.spaces import Images, Labels, Space
 
 BOUND_WEIGHT = 1e-3
@@ -60,8 +62,9 @@ class Config:
     """``steps`` is T; ``blocks`` are those of the lowest resolution on either way; each larger one has
     half as many, at least one. ``label_dropout`` is the share of training data whose label is left out,
     and a conditional model with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
-    ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's, ``bound_steps`` the draws
-    of t in ``log_prob``; none of these touches weights."""
+    ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's. ``likelihood`` is the
+    bound, from ``bound_steps`` draws of t, or that of the probability flow in ``flow_steps`` steps, an
+    estimate. None of these touches weights."""
 
     channels: int = 32
     blocks: int = 5
@@ -77,6 +80,8 @@ class Config:
     num_inference_steps: int = 50
     eta: float = 0.0
     guidance_scale: float = 0.0
+    likelihood: Literal["bound", "flow"] = "bound"
+    flow_steps: int = 50
     bound_steps: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -154,7 +159,7 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
 
     @property
     def kind(self) -> Kind:
-        return Kind.LOWER
+        return Kind.LOWER if self.config.likelihood == "bound" else Kind.ESTIMATE
 
     def sample(
         self,
@@ -205,7 +210,10 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = scoring_noise(len(x), generator, self._weight.device)
-        terms = self._terms(as_device(x, self), self.reverse.classes(condition, len(x)), noise)
+        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
+        if self.config.likelihood == "flow":
+            return self._flow(x, classes, noise, self.config.flow_steps)
+        terms = self._terms(x, classes, noise)
         return -(terms.prior + terms.steps + terms.data)
 
     def complete(
@@ -239,13 +247,22 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         noise = scoring_noise(len(x), None, self._weight.device)
-        terms = self._terms(as_device(x, self), self.reverse.classes(condition, len(x)), noise)
+        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
+        terms = self._terms(x, classes, noise)
         unit = self.space.dimensions * math.log(2)
-        return {
+        told = {
             "bound, prior term (bits/dim)": float(terms.prior.mean()) / unit,
             "bound, denoising terms (bits/dim)": float(terms.steps.mean()) / unit,
             "bound, data term (bits/dim)": float(terms.data.mean()) / unit,
         }
+        if self.config.likelihood == "flow":
+            whole, half = (
+                self._flow(x, classes, scoring_noise(len(x), None, self._weight.device), steps)
+                for steps in (self.config.flow_steps, self.config.flow_steps // 2)
+            )
+            gap = float((whole - half).abs().mean()) / unit
+            told["flow likelihood, change at half the steps (bits/dim)"] = gap
+        return told
 
     @property
     def _weight(self) -> Tensor:
@@ -283,6 +300,12 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
     def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
         told, share = self._told(x, at, classes)
         return Guess(at.origin(x, told, self.config.prediction), share)
+
+    def _flow(self, x: Tensor, classes: Tensor | None, noise: Noise, steps: int) -> Tensor:
+        """log P(x) of the probability flow, in nats (n,)."""
+        high = min(self.diffusion.level(self.config.steps).sigma, MOST_SIGMA)
+        denoise, x0 = self.reverse.denoiser(classes, 0.0), self.reverse.centred(x)
+        return grid_log_prob(denoise, x, x0, self.space.levels, high, steps, noise)
 
     def _terms(self, x: Tensor, classes: Tensor | None, noise: Noise) -> _Terms:
         x0 = self.reverse.centred(x)
