@@ -9,11 +9,12 @@
     python benchmarks/diffusion.py schedules RUN LINEAR
     python benchmarks/diffusion.py strangers --rounds 1200
 
-Fréchet distances are in the features of the house classifier of the run's training data, to all real
-data; the classes asked for are as frequent as theirs, the seed is one for all. ``floor`` puts the data
-that were not trained on in the samples' place, ``control`` Gaussians in the training images' first 100
-principal components, one a class; nFD is (FD - floor) / (control - floor). The judge of classes has
-learned data that neither model nor guiding classifier has seen.
+Fréchet distances are in the features of the house classifier of the training data. FD is that to all
+real data, and FD at infinity its value on a line over 1 / count at nought; ratios are given of both. nFD
+goes by the ruler: against held-out data, (FD - floor) / (control - floor), the floor training data in the
+samples' place and the control Gaussians in the training images' first 100 principal components, one a
+class. The classes asked for are as frequent as the data's, the seed is one for all. The judge of classes
+has learned data that neither model nor guiding classifier has seen.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from torch import Tensor
 from simulacra import open_data, shelf
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.anomaly import area_under_curve
-from simulacra.evaluation.frechet import frechet_distance, variance
+from simulacra.evaluation.frechet import extrapolated, frechet_distance, variance
 from simulacra.evaluation.gaussians import gaussian_images
 from simulacra.evaluation.intervals import around, wilson
 from simulacra.evaluation.manifold import compare
@@ -67,24 +68,33 @@ class Ruler:
     eyes: Any
     judge: Any
     real: Tensor
+    held_out: Tensor
     labels: Tensor
     floor: float
     control: float
 
     @classmethod
-    def of(cls, folder: Path) -> Ruler:
+    def of(cls, folder: Path, count: int) -> Ruler:
+        """For so many samples."""
         data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
         eyes, judge = ruler_features(data, folder, SEED)
-        parts = [part.all() for part in (data.train, data.valid, data.test)]
-        x = torch.cat([part.x for part in parts])
-        labels = torch.cat([part.condition for part in parts if part.condition is not None])
-        seen = torch.cat([part.x for part in parts[1:]])
-        fake = gaussian_images(parts[0], data.space, count=COUNT, seed=SEED, by_class=True)
-        real = eyes.features(x).double()
-        taught = eyes.features(parts[0].x).double()
-        floor = frechet_distance(eyes.features(seen).double(), taught)
-        control = frechet_distance(eyes.features(fake).double(), real)
-        return cls(data, eyes, judge, real, labels, floor, control)
+        train, *others = (part.all() for part in (data.train, data.valid, data.test))
+        labels = [part.condition for part in (train, *others) if part.condition is not None]
+        held_out = eyes.features(torch.cat([part.x for part in others])).double()
+        taught = eyes.features(train.x).double()
+        fake = gaussian_images(train, data.space, count=count, seed=SEED, by_class=True)
+        stream = torch.Generator().manual_seed(mixed(SEED, 2))
+        some = taught[torch.randperm(len(taught), generator=stream)[:count]]
+        return cls(
+            data,
+            eyes,
+            judge,
+            torch.cat([taught, held_out]),
+            held_out,
+            torch.cat(labels),
+            frechet_distance(some, held_out),
+            frechet_distance(eyes.features(fake).double(), held_out),
+        )
 
     def asked(self, count: int) -> Tensor:
         """Classes as frequent as in the data."""
@@ -102,7 +112,9 @@ class Ruler:
         return {
             "FD": value,
             "FD interval": [low, high],
-            "nFD": (value - self.floor) / (self.control - self.floor),
+            "FD at infinity": extrapolated(seen, self.real)[0],
+            "nFD": (frechet_distance(seen, self.held_out) - self.floor)
+            / (self.control - self.floor),
             "class accuracy": hits / len(x),
             "class accuracy interval": wilson(hits, len(x)),
             "precision": float(found.precise.double().mean()),
@@ -121,7 +133,7 @@ def drawn(folder: Path, count: int, asked: Tensor, **settings: Any) -> tuple[Ten
 
 def samplers(folder: Path) -> dict[str, Any]:
     """Distances of all samplers, their ratios, and the round trip of DDIM inversion."""
-    ruler = Ruler.of(folder)
+    ruler = Ruler.of(folder, COUNT)
     told: dict[str, Any] = {"floor": ruler.floor, "control": ruler.control}
     told |= {"judge's accuracy on real data": ruler.judge.accuracy}
     asked = ruler.asked(COUNT)
@@ -136,7 +148,8 @@ def samplers(folder: Path) -> dict[str, Any]:
         "Heun 18 / Heun 50 (<= 1.05)": ("Heun 18", "Heun 50"),
         "Heun 18 / Euler 36 (<= 1)": ("Heun 18", "Euler 36"),
     }
-    told["ratios of FD"] = {k: told[a]["FD"] / told[b]["FD"] for k, (a, b) in ratios.items()}
+    for of in ("FD", "FD at infinity"):
+        told[f"ratios of {of}"] = {k: told[a][of] / told[b][of] for k, (a, b) in ratios.items()}
     told["inversion"] = inversion(folder, ruler)
     return told
 
@@ -169,7 +182,7 @@ def inversion(folder: Path, ruler: Ruler) -> dict[str, Any]:
 
 def guidance(folder: Path) -> dict[str, Any]:
     """Class accuracy and recall as guidance grows, of both kinds."""
-    ruler, told = Ruler.of(folder), dict[str, Any]()
+    ruler, told = Ruler.of(folder, GUIDED), dict[str, Any]()
     asked = ruler.asked(GUIDED)
     walk = {"sampler": "dpm++2m", "num_inference_steps": 15}
     for kind, name in (("by a classifier", "classifier"), ("without one", "classifier-free")):
@@ -202,7 +215,7 @@ def learned_variance(folder: Path) -> dict[str, Any]:
 
 def schedules(cosine: Path, linear: Path) -> dict[str, Any]:
     """Both schedules at 50 steps."""
-    ruler = Ruler.of(cosine)
+    ruler = Ruler.of(cosine, COUNT)
     asked, told = ruler.asked(COUNT), {}
     for name, folder in (("cosine", cosine), ("linear", linear)):
         for sampler in ("ddim", "ancestral"):
@@ -225,7 +238,7 @@ def strangers(rounds: int) -> dict[str, Any]:
     ordinary = replace(data, **parts)
     test = data.test.all()
     assert test.condition is not None
-    for name, budget in (("ddpm", f"{rounds}steps"), ("vae", "8000steps")):
+    for name, budget in (("ddpm", f"{rounds}steps"), ("vae", "3000steps")):
         model = shelf.build(name, data.space, num_examples=len(ordinary.train))
         size = model.game().batch_size
         recipe = Recipe(name, "digits", batch_size=size, budget=budget)
