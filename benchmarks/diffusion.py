@@ -56,6 +56,13 @@ WALKS: dict[str, dict[str, Any]] = {
     "Heun 50": {"sampler": "heun", "num_inference_steps": 50},
     "Euler 36": {"sampler": "euler", "num_inference_steps": 36},
 }
+RATIOS = {
+    "DDIM 20 / DDIM 100 (<= 2.0)": ("DDIM 20", "DDIM 100"),
+    "eta 1 / eta 0 at 20 (>= 2.0)": ("DDIM 20, eta 1", "DDIM 20"),
+    "DPM-Solver++ 15 / DDIM 100 (<= 1.1)": ("DPM-Solver++ 15", "DDIM 100"),
+    "Heun 18 / Heun 50 (<= 1.05)": ("Heun 18", "Heun 50"),
+    "Heun 18 / Euler 36 (<= 1)": ("Heun 18", "Euler 36"),
+}
 OUT = 8
 """The class of digits that is held out as strange."""
 
@@ -131,25 +138,24 @@ def drawn(folder: Path, count: int, asked: Tensor, **settings: Any) -> tuple[Ten
     return x, time.perf_counter() - begun
 
 
-def samplers(folder: Path) -> dict[str, Any]:
-    """Distances of all samplers, their ratios, and the round trip of DDIM inversion."""
+def samplers(folder: Path, only: list[str]) -> dict[str, Any]:
+    """Distances of all samplers, or those named, their ratios, and the round trip of DDIM inversion."""
     ruler = Ruler.of(folder, COUNT)
     told: dict[str, Any] = {"floor": ruler.floor, "control": ruler.control}
     told |= {"judge's accuracy on real data": ruler.judge.accuracy}
     asked = ruler.asked(COUNT)
     for name, settings in WALKS.items():
+        if only and name not in only:
+            continue
         x, seconds = drawn(folder, COUNT, asked, **settings)
         told[name] = {**ruler.told(x, asked), "seconds": seconds}
         print(name, told[name]["FD"], file=sys.stderr, flush=True)
-    ratios = {
-        "DDIM 20 / DDIM 100 (<= 2.0)": ("DDIM 20", "DDIM 100"),
-        "eta 1 / eta 0 at 20 (>= 2.0)": ("DDIM 20, eta 1", "DDIM 20"),
-        "DPM-Solver++ 15 / DDIM 100 (<= 1.1)": ("DPM-Solver++ 15", "DDIM 100"),
-        "Heun 18 / Heun 50 (<= 1.05)": ("Heun 18", "Heun 50"),
-        "Heun 18 / Euler 36 (<= 1)": ("Heun 18", "Euler 36"),
-    }
     for of in ("FD", "FD at infinity"):
-        told[f"ratios of {of}"] = {k: told[a][of] / told[b][of] for k, (a, b) in ratios.items()}
+        told[f"ratios of {of}"] = {
+            name: told[first][of] / told[second][of]
+            for name, (first, second) in RATIOS.items()
+            if first in told and second in told
+        }
     told["inversion"] = inversion(folder, ruler)
     return told
 
@@ -267,11 +273,12 @@ def main() -> None:
         "what", choices=("samplers", "guidance", "variance", "schedules", "strangers")
     )
     parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--only", nargs="*", default=[], help="samplers to measure")
     parser.add_argument("--rounds", type=int, default=1200)
     given = parser.parse_args()
     torch.set_num_threads(1)
     told = {
-        "samplers": lambda: samplers(given.runs[0]),
+        "samplers": lambda: samplers(given.runs[0], given.only),
         "guidance": lambda: guidance(given.runs[0]),
         "variance": lambda: learned_variance(given.runs[0]),
         "schedules": lambda: schedules(given.runs[0], given.runs[1]),
