@@ -24,8 +24,8 @@ Backbone = Literal["unet"]
 
 
 class UnitDoor(RealDoor):
-    """Elements as reals of about unit variance: images with u uniform in [0, 1) as 2 (x + u) / levels - 1,
-    others standardised by their columns."""
+    """Elements as reals of about unit variance: images with u uniform in [0, 1) as 2 (x + u) / levels -
+    1, others standardised by their columns."""
 
     def __init__(self, space: Space) -> None:
         super().__init__(space, None)

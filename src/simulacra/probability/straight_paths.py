@@ -1,17 +1,20 @@
-"""Straight paths from noise to data, the ODE that has their distributions, and its density; no networks.
+"""Straight paths from noise to data, the ODE that has their distributions, and its density; no
+networks.
 
-A path is x_t = (1 - t) x_0 + t x_1, with x_0 ~ N(0, I), x_1 data and t in [0, 1] (Lipman et al. 2023, eq. 22
-with sigma_min = 0; Liu et al. 2023, eq. 1). The ODE dx/dt = v(x, t) with v = E[x_1 - x_0 | x_t] has the same
-distribution as x_t at every t, so it turns noise into data, and (Chen et al. 2018, eq. 8)
+A path is x_t = (1 - t) x_0 + t x_1, with x_0 ~ N(0, I), x_1 data and t in [0, 1] (Lipman et al. 2023,
+eq. 22 with sigma_min = 0; Liu et al. 2023, eq. 1). The ODE dx/dt = v(x, t) with v = E[x_1 - x_0 | x_t]
+has the same distribution as x_t at every t, so it turns noise into data, and (Chen et al. 2018, eq. 8)
 
     log p(x_1) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt.
 
-With S = t^2 + (1 - t)^2, the variance of x_t for data of unit variance, a network F of variance one gives
+With S = t^2 + (1 - t)^2, the variance of x_t for data of unit variance, a network F of variance one
+gives
 
-    v = (2 t - 1) / S x_t + F / sqrt(S),    E[x_1 | x_t] = x_t + (1 - t) v = t / S x_t + (1 - t) / sqrt(S) F,
+    v = (2 t - 1) / S x_t + F / sqrt(S),    E[x_1 | x_t] = x_t + (1 - t) v = t / S x_t + (1 - t) /
+    sqrt(S) F,
 
-which is the preconditioning of Karras et al. 2022 (their eq. 7, sigma = (1 - t) / t, sigma_data = 1): what F
-has to say is of the same size at all t, and at t = 1 the last is x_1 itself, whatever F says.
+which is the preconditioning of Karras et al. 2022 (their eq. 7, sigma = (1 - t) / t, sigma_data = 1):
+what F has to say is of the same size at all t, and at t = 1 the last is x_1 itself, whatever F says.
 """
 
 from __future__ import annotations

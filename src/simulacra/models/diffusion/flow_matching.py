@@ -1,31 +1,31 @@
 """Flow matching: a velocity field that carries noise to data along nearly straight paths.
 
 x_t = (1 - t) x_0 + t x_1 joins noise and data, and a network learns v(x, t) = E[x_1 - x_0 | x_t = x] by
-squared error (Lipman et al. 2023, eq. 23; Liu et al. 2023, eq. 1). Sampling follows dx/dt = v from noise
-at t = 0 to data at t = 1, in as many steps as one likes; backwards it is a code for every datum.
+squared error (Lipman et al. 2023, eq. 23; Liu et al. 2023, eq. 1). Sampling follows dx/dt = v from
+noise at t = 0 to data at t = 1, in as many steps as one likes; backwards it is a code for every datum.
 ``probability/straight_paths.py`` has the equations.
 
 Paths of single data cross, and v is their mean, so the ODE's own paths are curved. Reflow draws pairs
-(x_0, x_1) from the ODE and learns from these instead of independent ones: paths become straighter, and few
-steps suffice (Liu et al. 2023, Alg. 1). Their curvature is S = int E|(x_1 - x_0) - v(x_t, t)|^2 dt along the
-ODE (their eq. 5), here a share of E|x_1 - x_0|^2. With coupling 'ot', the noise of a batch is paired with its
-data at least cost (Tong et al. 2024, sec. 3.2), which does the same in one go, if less.
+(x_0, x_1) from the ODE and learns from these instead of independent ones: paths become straighter, and
+few steps suffice (Liu et al. 2023, Alg. 1). Their curvature is S = int E|(x_1 - x_0) - v(x_t, t)|^2 dt
+along the ODE (their eq. 5), here a share of E|x_1 - x_0|^2. With coupling 'ot', the noise of a batch is
+paired with its data at least cost (Tong et al. 2024, sec. 3.2), which does the same in one go, if less.
 
-log p(x) is the ODE's (Chen et al. 2018, eq. 8) with ``likelihood_steps``; an estimate, since the steps and,
-above ``EXACT_TRACE`` dimensions and for images, random probes (Hutchinson 1990) put it off either way:
-``diagnose`` says by how much half the steps differ. Images are dequantised, categories and missing numbers
-too (``layers/table_reals.py``), which bounds it from below on top of that.
+log p(x) is the ODE's (Chen et al. 2018, eq. 8) with ``likelihood_steps``; an estimate, since the steps
+and, above ``EXACT_TRACE`` dimensions and for images, random probes (Hutchinson 1990) put it off either
+way: ``diagnose`` says by how much half the steps differ. Images are dequantised, categories and missing
+numbers too (``layers/table_reals.py``), which bounds it from below on top of that.
 
-With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w above 1
-samples follow v(x) + w (v(x|y) - v(x)) (Ho & Salimans 2022).
+With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w
+above 1 samples follow v(x) + w (v(x|y) - v(x)) (Ho & Salimans 2022).
 
 Papers: Lipman, Chen, Ben-Hamu, Nickel & Le 2023; Liu, Gong & Liu 2023. Changed: the network speaks of a
-number of unit variance (Karras et al. 2022), stratified t, and for vectors and tables more t near both ends.
+number of unit variance (Karras et al. 2022), stratified t, and for vectors and tables more t near both
+ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -51,7 +51,6 @@ from simulacra.probability.straight_paths import (
     Solver,
     Spacing,
     log_density,
-    placed,
     solved,
     times,
 )
@@ -68,10 +67,10 @@ PAIR_STEPS = 10
 
 @dataclass(frozen=True)
 class Config:
-    """``channels`` are the U-Net's at full size, or the hidden units for vectors and tables; ``blocks`` as in
-    ``layers/unet.py``. ``reflow`` is how often pairs are drawn and learnt from, for ``reflow_share`` of the
-    training together. ``num_inference_steps``, ``solver``, ``guidance_scale`` are the sampler's, and
-    with ``likelihood_steps`` touch no weights."""
+    """``channels`` are the U-Net's at full size, or the hidden units for vectors and tables; ``blocks``
+    as in ``layers/unet.py``. ``reflow`` is how often pairs are drawn and learnt from, for
+    ``reflow_share`` of the training together. ``num_inference_steps``, ``solver``, ``guidance_scale``
+    are the sampler's, and with ``likelihood_steps`` touch no weights."""
 
     backbone: Backbone = "unet"
     channels: int = 32
@@ -203,7 +202,8 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
 
     @torch.no_grad()
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The noise that the ODE leads to x from, (n, D); of an image that of the middle of its cells."""
+        """The noise that the ODE leads to x from, (n, D); of an image that of the middle of its
+        cells."""
         real = self.door.middle(as_device(x, self))
         field = self.network.field(self._classes(condition, len(x)))
         return solved(field, real, self._fine()[::-1], "rk4").flatten(1)
@@ -236,7 +236,8 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         generator: torch.Generator | None = None,
         steps: int = 50,
     ) -> float:
-        """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq. 5)."""
+        """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq.
+        5)."""
         noise = scoring_noise(rows, generator, self._weight.device)
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         field = self.network.field(self._classes(condition, rows))
@@ -276,7 +277,8 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         return self._error(x0, x1, self._classes(batch.condition, len(batch)), noise)
 
     def straightening(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The same error on pairs that the ODE has drawn (Liu et al. 2023, Alg. 1); data are not seen."""
+        """The same error on pairs that the ODE has drawn (Liu et al. 2023, Alg. 1); data are not
+        seen."""
         chosen = (noise.uniform() * len(self.pool_data)).long().clamp(max=len(self.pool_data) - 1)
         labels = self.pool_labels[chosen] if self.condition_space else None
         classes = self._classes(labels, len(chosen))
