@@ -1,19 +1,20 @@
 """Consistency model: from noise to data in one step or two, distilled from a flow.
 
-The ODE of a flow leads every x_t to one datum x_1. A consistency function says which, at once, for all t
-(Song et al. 2023, def. 1):
+The ODE of a flow leads every x_t to one datum x_1. A consistency function says which, at once, for all
+t (Song et al. 2023, def. 1):
 
     f(x_t, t) = x_1,    so that    f(x_t, t) = f(x_s, s) on one path, and f(x, 1) = x.
 
-The last is met by construction, whatever the network says: f = t / S x + (1 - t) / sqrt(S) F, with S the
-variance of x_t (their eq. 5, in the coordinates of ``probability/straight_paths.py``). First a teacher is
-trained by flow matching. Then a student that starts from its weights, where f is the teacher's
-E[x_1 | x_t], learns from neighbouring times t_n < t_{n+1} of a path (their Alg. 2): from a noised datum the
-teacher goes one Heun step, and the student's answers before and after have to agree,
+The last is met by construction, whatever the network says: f = t / S x + (1 - t) / sqrt(S) F, with S
+the variance of x_t (their eq. 5, in the coordinates of ``probability/straight_paths.py``). First a
+teacher is trained by flow matching. Then a student that starts from its weights, where f is the
+teacher's E[x_1 | x_t], learns from neighbouring times t_n < t_{n+1} of a path (their Alg. 2): from a
+noised datum the teacher goes one Heun step, and the student's answers before and after have to agree,
 
     loss = d(f(x_n, t_n), sg f(x_n + step, t_{n+1})),    d(a, b) = sqrt(|a - b|^2 + c^2) - c.
 
-One step draws f(noise, 0); each further one noises what was drawn again, and asks f anew (their Alg. 1).
+One step draws f(noise, 0); each further one noises what was drawn again, and asks f anew (their Alg.
+1).
 
 Papers: Song, Dhariwal, Chen & Sutskever 2023; d (pseudo-Huber), and the target's weights being those of
 the student itself and no average, from Song & Dhariwal 2024, sec. 3.2 and 3.3. Changed: straight paths
@@ -46,8 +47,8 @@ HUBER = 0.00054
 
 @dataclass(frozen=True)
 class Config:
-    """``channels`` and ``blocks`` are the networks', ``steps`` the parts that distillation cuts paths into.
-    ``student_share`` is the student's part of the training; its learning rate is ``student_rate``
+    """``channels`` and ``blocks`` are the networks', ``steps`` the parts that distillation cuts paths
+    into. ``student_share`` is the student's part of the training; its learning rate is ``student_rate``
     times the teacher's. ``num_inference_steps`` touches no weights."""
 
     backbone: Backbone = "unet"
@@ -142,7 +143,8 @@ class Consistency(nn.Module, Sampler):
         num_inference_steps: int = 18,
         solver: Solver = "heun",
     ) -> Tensor:
-        """What the teacher draws in so many steps along its ODE, from the noise that ``sample`` takes."""
+        """What the teacher draws in so many steps along its ODE, from the noise that ``sample``
+        takes."""
         noise = row_noise(num_samples, generator, self._weight.device)
         field = self.teacher.field(self._drawn_classes(condition, noise))
         path = times(num_inference_steps, self.config.spacing)
