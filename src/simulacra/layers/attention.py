@@ -45,6 +45,7 @@ class Places(nn.Module):
 
 
 def grid(space: Images) -> tuple[int, int, int]:
+    """The sizes that entries of an image are ordered by: rows, columns, channels."""
     return (space.height, space.width, space.channels)
 
 

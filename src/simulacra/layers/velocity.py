@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from simulacra.layers.dit import DiT
 from simulacra.layers.flow import RealDoor
 from simulacra.layers.level_mlp import LevelMLP
 from simulacra.layers.table_reals import real_shape, real_size
@@ -20,7 +21,7 @@ from simulacra.probability import straight_paths
 from simulacra.probability.straight_paths import Field, Spacing, log_snr, placed, scale
 from simulacra.spaces import Images, Space
 
-Backbone = Literal["unet"]
+Backbone = Literal["unet", "dit"]
 
 
 class UnitDoor(RealDoor):
@@ -52,7 +53,8 @@ class VelocityNet(nn.Module):
         super().__init__()
         self.backbone: nn.Module
         if isinstance(space, Images):
-            self.backbone = UNet(space, channels, blocks, classes, dropout)
+            grid = UNet if backbone == "unet" else DiT
+            self.backbone = grid(space, channels, blocks, classes, dropout)
         else:
             self.backbone = LevelMLP(real_size(space), channels, blocks, classes, dropout)
 

@@ -103,7 +103,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        _require_sense(config)
+        _require_sense(config, space)
         self.door = UnitDoor(space)
         self.network = VelocityNet(
             space,
@@ -363,7 +363,10 @@ def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
     return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
-def _require_sense(config: Config) -> None:
+def _require_sense(config: Config, space: Space) -> None:
+    if config.backbone == "dit" and not isinstance(space, Images):
+        reason = f"the backbone dit cuts images into patches, and these are {space}"
+        raise Refusal("CFG-178", reason, way_out="leave backbone at unet: others get a perceptron")
     if config.reflow < 0 or not 0 < config.reflow_share < 1:
         reason = f"reflow is {config.reflow}, and reflow_share {config.reflow_share:g}"
         way_out = "set reflow to 0, 1 or 2, and reflow_share between 0 and 1"
