@@ -55,7 +55,7 @@ def test_own_parts_are_principal_components_and_normals():
         torch.testing.assert_close(torch.cov(drawn.T), torch.cov(own.T), rtol=0.1, atol=0.05)
 
 
-SMALL = {"autoencoder.hidden": 16, "autoencoder.latent": 3}
+SMALL = {"autoencoder": "vae", "autoencoder.hidden": 16, "autoencoder.latent": 3}
 PARTS = [
     ({"prior": "flow-matching", "prior.channels": 8} | SMALL, None),
     ({"prior": "spline-flow", "prior.hidden": 8} | SMALL, Labels(2)),

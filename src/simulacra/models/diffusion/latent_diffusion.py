@@ -49,7 +49,7 @@ class Config:
     codes of the own autoencoder, others have settings for it. ``prior_share`` is the prior's part of
     the training."""
 
-    autoencoder: str = "vae"
+    autoencoder: str = "autoencoder"
     prior: str = "flow-matching"
     code: int = 8
     prior_share: float = 0.5
@@ -196,7 +196,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         self.autoencoder = autoencoder
         if not isinstance(self.code_space, Vectors):
             reason = f"codes of {shown(config.autoencoder)} are {self.code_space}"
-            way_out = "choose an autoencoder whose codes are real vectors, such as vae"
+            way_out = "choose an autoencoder whose codes are real vectors, such as autoencoder"
             raise Refusal("CFG-174", reason, way_out=way_out)
         if config.prior == OWN:
             prior = _Normals(self.code_space, condition)
@@ -225,7 +225,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """A VAE, and flow matching on its codes."""
+        """An autoencoder, and flow matching on its codes."""
         return Config()
 
     @classmethod
