@@ -72,8 +72,11 @@ def test_guidance_goes_beyond_the_class():
     network = model.network
     own, plain = network.field(one)(x, 0.3), network.field(None)(x, 0.3)
     assert not torch.allclose(own, plain)
-    torch.testing.assert_close(network.field(one, 0.0)(x, 0.3), plain)
-    torch.testing.assert_close(network.field(one, 3.0)(x, 0.3), plain + 3 * (own - plain))
+    assert torch.equal(network.field(one, 0.0)(x, 0.3), own)
+    torch.testing.assert_close(network.field(one, 3.0)(x, 0.3), own + 3 * (own - plain))
+    with pytest.raises(Refusal) as refusal:
+        FlowMatching(Vectors(2), Config(guidance_scale=1.0))
+    assert refusal.value.code == "CFG-179"
 
 
 def test_images_and_tables_go_through_and_back():

@@ -70,17 +70,16 @@ class VelocityNet(nn.Module):
         """E[x_1 | x_t], which is x_1 itself at t = 1."""
         return straight_paths.origin(self.told(x, t, classes), x, t)
 
-    def field(self, classes: Tensor | None = None, guidance: float = 1.0) -> Field:
-        """v as a function of x and one time; ``guidance`` w > 1 goes beyond the class's own velocity,
-        v(x) + w (v(x|class) - v(x)) (Ho & Salimans 2022, eq. 6 with their w + 1)."""
+    def field(self, classes: Tensor | None = None, guidance: float = 0.0) -> Field:
+        """v as a function of x and one time; ``guidance`` w goes beyond the class's own velocity,
+        v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022, eq. 6)."""
 
         def at(x: Tensor, time: float) -> Tensor:
             t = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
             v = self.velocity(x, t, classes)
-            if classes is None or guidance == 1:
+            if classes is None or not guidance:
                 return v
-            plain = self.velocity(x, t, torch.zeros_like(classes))
-            return plain + guidance * (v - plain)
+            return v + guidance * (v - self.velocity(x, t, torch.zeros_like(classes)))
 
         return at
 

@@ -17,7 +17,7 @@ way: ``diagnose`` says by how much half the steps differ. Images are dequantised
 numbers too (``layers/table_reals.py``), which bounds it from below on top of that.
 
 With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w
-above 1 samples follow v(x) + w (v(x|y) - v(x)) (Ho & Salimans 2022).
+samples follow v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022), 0 being the plain conditional model.
 
 Papers: Lipman, Chen, Ben-Hamu, Nickel & Le 2023; Liu, Gong & Liu 2023. Changed: the network speaks of a
 number of unit variance (Karras et al. 2022), stratified t, and for vectors and tables more t near both
@@ -69,7 +69,7 @@ PAIR_STEPS = 10
 class Config:
     """``channels`` are the U-Net's at full size, or the hidden units for vectors and tables; ``blocks``
     as in ``layers/unet.py``. ``reflow`` is how often pairs are drawn and learnt from, for
-    ``reflow_share`` of the training together. ``num_inference_steps``, ``solver``, ``guidance_scale``
+    ``reflow_share`` of the training together. ``num_inference_steps``, ``sampler``, ``guidance_scale``
     are the sampler's, and with ``likelihood_steps`` touch no weights."""
 
     backbone: Backbone = "unet"
@@ -82,8 +82,8 @@ class Config:
     reflow_share: float = 0.5
     label_dropout: float = 0.1
     num_inference_steps: int = 50
-    solver: Solver = "euler"
-    guidance_scale: float = 1.0
+    sampler: Solver = "euler"
+    guidance_scale: float = 0.0
     likelihood_steps: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -103,7 +103,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        _require_sense(config, space)
+        _require_sense(config, space, condition)
         self.door = UnitDoor(space)
         self.network = VelocityNet(
             space,
@@ -172,7 +172,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         generator: torch.Generator | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        solver: Solver | None = None,
+        sampler: Solver | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
@@ -180,7 +180,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         field = self.network.field(self._classes(condition, num_samples), guidance)
         path = times(num_inference_steps or self.config.num_inference_steps)
-        return self.door.leave(solved(field, start, path, solver or self.config.solver))
+        return self.door.leave(solved(field, start, path, sampler or self.config.sampler))
 
     def log_prob(
         self,
@@ -363,7 +363,12 @@ def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
     return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
-def _require_sense(config: Config, space: Space) -> None:
+def _require_sense(config: Config, space: Space, condition: Labels | None) -> None:
+    if config.guidance_scale and (condition is None or not config.label_dropout):
+        reason = f"guidance_scale is {config.guidance_scale:g}, and the model has "
+        reason += "no labels" if condition is None else "only ever seen data with their label"
+        way_out = "leave it at 0, or train with --conditional and a label_dropout such as 0.1"
+        raise Refusal("CFG-179", reason, way_out=way_out)
     if config.backbone == "dit" and not isinstance(space, Images):
         reason = f"the backbone dit cuts images into patches, and these are {space}"
         raise Refusal("CFG-178", reason, way_out="leave backbone at unet: others get a perceptron")
