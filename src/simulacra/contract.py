@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -230,8 +230,7 @@ class Component:
 
     ``model`` is its name on the shelf; of ``spaces``, the best first, it gets the first that it fits;
     ``needs`` are capabilities that it has to have; ``condition`` are the labels that it is given.
-    ``codes_of`` names a component before it whose code space is its space, instead of ``spaces``;
-    ``settings`` are what it is set to where the user says nothing else.
+    ``codes_of`` names a component before it whose code space is its space, instead of ``spaces``.
     """
 
     model: str
@@ -239,7 +238,6 @@ class Component:
     needs: tuple[type, ...] = ()
     condition: Labels | None = None
     codes_of: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Composed(Protocol):

@@ -140,7 +140,7 @@ def build(
         built[key] = build(
             one.model,
             _space_for(key, _among(built, one)),
-            settings={**one.settings, **others.get(key, {})},
+            settings=others.get(key, {}),
             condition=one.condition,
             num_examples=num_examples,
             seed=seed,
