@@ -97,6 +97,10 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
     conditions: ClassVar = (Labels,)
     normal_codes: ClassVar = True
 
+    pool_noise: Tensor
+    pool_data: Tensor
+    pool_labels: Tensor
+
     def __init__(
         self, space: Space, config: Config | None = None, *, condition: Labels | None = None
     ) -> None:
@@ -325,10 +329,6 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         if labels is not None:
             self.pool_labels[rows] = labels
         self.network.train(training)
-
-    pool_noise: Tensor
-    pool_data: Tensor
-    pool_labels: Tensor
 
     def game(self) -> Game:
         config = self.config
