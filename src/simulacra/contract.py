@@ -262,12 +262,14 @@ class Component:
 
     ``model`` is its name on the shelf; of ``spaces``, the best first, it gets the first that it fits;
     ``needs`` are capabilities that it has to have; ``condition`` are the labels that it is given.
+    ``codes_of`` names a component before it whose code space is its space, instead of ``spaces``.
     """
 
     model: str
     spaces: tuple[Space, ...]
     needs: tuple[type, ...] = ()
     condition: Labels | None = None
+    codes_of: str = ""
 
 
 class Composed(Protocol):

@@ -11,7 +11,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
@@ -135,17 +135,16 @@ def build(
     config = config_from_json(type(config), asdict(config) | own)
     wanted = components_of(entry.cls, space, config, condition)
     _require_components(entry, wanted, others)
-    built = {
-        key: build(
+    built: dict[str, Any] = {}
+    for key, one in wanted.items():
+        built[key] = build(
             one.model,
-            _space_for(key, one),
+            _space_for(key, _among(built, one)),
             settings=others.get(key, {}),
             condition=one.condition,
             num_examples=num_examples,
             seed=seed,
         )
-        for key, one in wanted.items()
-    }
     return _constructed(entry, space, config, condition, seed, built)
 
 
@@ -156,6 +155,13 @@ def components_of(
     ask = getattr(cls, "components", None)
     wanted: Mapping[str, Component] = {} if ask is None else ask(space, config, condition)
     return wanted
+
+
+def _among(built: Mapping[str, Any], wanted: Component) -> Component:
+    """The component with its spaces, where these are the codes of one that stands already."""
+    if not wanted.codes_of:
+        return wanted
+    return replace(wanted, spaces=(built[wanted.codes_of].code_space,))
 
 
 def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -181,7 +187,8 @@ def _require_components(
             reason = f"{entry.name} is not made of anything called {shown(key)}"
             raise Refusal("CFG-120", reason, way_out=f"set {names}")
     for key, one in wanted.items():
-        _space_for(key, one)
+        if not one.codes_of:
+            _space_for(key, one)
 
 
 def _space_for(key: str, wanted: Component) -> Space:
@@ -365,9 +372,11 @@ def _as_described(card: Mapping[str, Any], settings: Mapping[str, Any], folder: 
             reason = f"{shown(folder)} was not trained with {shown(one.model)} as its {key}"
             raise Refusal("CKPT-005", reason, way_out=f"leave {key} as it is, or train anew")
         _require_card(told[key], folder)
-        if space_from_json(told[key]["space"]) not in one.spaces:
+    built: dict[str, Any] = {}
+    for key, one in wanted.items():
+        if space_from_json(told[key]["space"]) not in _among(built, one).spaces:
             raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
-    built = {key: _as_described(told[key], others.get(key, {}), folder) for key in wanted}
+        built[key] = _as_described(told[key], others.get(key, {}), folder)
     return _constructed(entry, space, config, condition, 0, built)
 
 

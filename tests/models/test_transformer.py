@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from simulacra.layers.attention import angles_of, turned
 from simulacra.layers.front_door import drawn_labels
 from simulacra.models.autoregressive.transformer import (
     Config,
     Transformer,
-    _angles,
     _Memory,
-    _turned,
 )
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import row_noise
@@ -100,8 +99,8 @@ def by_hand(model, entries):
             heads = []
             for part in range(layer.heads):
                 own = slice(part * model.head_width, (part + 1) * model.head_width)
-                q = _turned(query[:, own], model.places.query)
-                k = _turned(key[:, own], model.places.key)
+                q = turned(query[:, own], model.places.query)
+                k = turned(key[:, own], model.places.key)
                 weights = torch.softmax(q @ k.T / math.sqrt(model.head_width) + mask, dim=-1)
                 heads.append(weights @ value[:, own])
             h = h + layer.write(torch.cat(heads, dim=-1))
@@ -121,9 +120,9 @@ def test_logits_are_those_of_a_masked_softmax(space):
 def test_turns_tell_differences_of_place_only():
     sizes = (5, 6)
     where = torch.cartesian_prod(*(torch.arange(size) for size in sizes))
-    angles = _angles(where.double(), sizes, 16)
+    angles = angles_of(where.double(), sizes, 16)
     query, key = torch.randn(2, 1, 16, dtype=torch.float64, generator=seeded())
-    scores = _turned(query.expand(30, 16), angles) @ _turned(key.expand(30, 16), angles).T
+    scores = turned(query.expand(30, 16), angles) @ turned(key.expand(30, 16), angles).T
     found = {}
     for i, j in itertools.product(range(30), range(30)):
         offset = tuple((where[i] - where[j]).tolist())

@@ -22,7 +22,6 @@ no temperature and no top-k here: what is drawn is what ``log_prob`` is the dens
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -33,15 +32,13 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.dropout import Dropout
+from simulacra.layers.attention import AttentionLayer, Places, grid, turned
 from simulacra.layers.front_door import as_device, drawn_labels
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import categorical_draw, categorical_log_prob
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Tokens
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,86 +55,10 @@ class Config:
     weight_decay: float = 0.0
 
 
-class _Places(nn.Module):
-    """Where the entries of a sequence stand: learned vectors, and angles for queries and keys."""
-
-    query: Tensor
-    key: Tensor
-
-    def __init__(self, space: Images | Tokens, width: int, head: int) -> None:
-        super().__init__()
-        sizes = (space.length,) if isinstance(space, Tokens) else _sides(space)
-        self.axes = nn.ParameterList(nn.Parameter(0.02 * torch.randn(n, width)) for n in sizes)
-        where = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(
-            -1, len(sizes)
-        )
-        self.where = where
-        turning = where[:, :2].float()
-        carried = torch.cat([turning.new_full((1, turning.shape[1]), -1.0), turning[:-1]])
-        self.register_buffer("query", _angles(turning, sizes, head), persistent=False)
-        self.register_buffer("key", _angles(carried, sizes, head), persistent=False)
-
-    def forward(self) -> Tensor:
-        """A vector for each entry, (length, width)."""
-        return torch.stack([axis[self.where[:, i]] for i, axis in enumerate(self.axes)]).sum(0)
-
-
-def _sides(space: Images) -> tuple[int, int, int]:
-    return (space.height, space.width, space.channels)
-
-
-def _angles(where: Tensor, sizes: tuple[int, ...], head: int) -> Tensor:
-    """cos and sin of each entry's angles, (2, length, head / 2), axes one after the other.
-
-    Of the frequencies of an axis the first turns by one radian a step, the last by about one over all.
-    """
-    count = head // 2 // where.shape[1]
-    angles = [
-        where[:, axis, None] * float(sizes[axis]) ** (-torch.arange(count) / max(count, 1))
-        for axis in range(where.shape[1])
-    ]
-    flat = torch.cat(angles, dim=1)
-    flat = functional.pad(flat, (0, head // 2 - flat.shape[1]))
-    return torch.stack([flat.cos(), flat.sin()])
-
-
-def _turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Pairs (x_i, x_{i + head/2}) turned by the entries' angles; x is (…, length, head)."""
-    cos, sin = angles.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-
-
-class _Layer(nn.Module):
-    """One layer on (batch, length, width); how its queries meet keys is the caller's business."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        width, self.heads = config.width, config.heads
-        self.before_attention, self.before_mixing = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.read, self.write = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = Dropout(config.dropout)
-        for layer in (self.read, self.write, self.widen, self.narrow):
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            for layer in (self.write, self.narrow):
-                layer.weight.mul_((2 * config.layers) ** -0.5)
-
-    def forward(self, h: Tensor, attend: Attend) -> Tensor:
-        parts = self.read(self.before_attention(h)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        found = attend(query, key, value).transpose(1, 2).flatten(2)
-        h = h + self.dropout(self.write(found))
-        mixed = self.narrow(functional.gelu(self.widen(self.before_mixing(h))))
-        out: Tensor = h + self.dropout(mixed)
-        return out
-
-
 class _Memory:
     """The keys and values of one layer for entries that have been passed, walked entry by entry."""
 
-    def __init__(self, places: _Places, rows: int, heads: int, head: int) -> None:
+    def __init__(self, places: Places, rows: int, heads: int, head: int) -> None:
         self.places = places
         self.keys = places.query.new_zeros(rows, heads, places.query.shape[1], head)
         self.values = torch.zeros_like(self.keys)
@@ -145,9 +66,9 @@ class _Memory:
     def attend(self, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """What a new entry finds among those before it and itself."""
         here = slice(step, step + 1)
-        self.keys[:, :, here] = _turned(key, self.places.key[:, here])
+        self.keys[:, :, here] = turned(key, self.places.key[:, here])
         self.values[:, :, here] = value
-        query = _turned(query, self.places.query[:, here])
+        query = turned(query, self.places.query[:, here])
         keys, values = self.keys[:, :, : step + 1], self.values[:, :, : step + 1]
         return functional.scaled_dot_product_attention(query, keys, values)
 
@@ -173,8 +94,11 @@ class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
         values = space.levels if isinstance(space, Images) else space.vocabulary
         self.values = nn.Embedding(values, width)
         self.start = nn.Embedding(condition.count if condition else 1, width)
-        self.places = _Places(space, width, self.head_width)
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+        self.places = Places(space, width, self.head_width)
+        self.layers = nn.ModuleList(
+            AttentionLayer(width, config.heads, config.layers, config.dropout)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(values))
         self.leave = None if config.tied else nn.Parameter(torch.empty(values, width))
@@ -250,7 +174,7 @@ class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
         return self._left(h)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key = _turned(query, self.places.query), _turned(key, self.places.key)
+        query, key = turned(query, self.places.query), turned(key, self.places.key)
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
     def _first(self, condition: Tensor | None, rows: int) -> Tensor:
@@ -276,7 +200,7 @@ class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
         """The inverse of ``_in_order``."""
         if not isinstance(self.space, Images):
             return entries
-        return entries.reshape(len(entries), *_sides(self.space)).permute(0, 3, 1, 2).contiguous()
+        return entries.reshape(len(entries), *grid(self.space)).permute(0, 3, 1, 2).contiguous()
 
     def _drawn(
         self, noise: Noise, condition: Tensor | None, given: Tensor | None, known: Tensor | None

@@ -1,0 +1,72 @@
+"""A residual perceptron that is conditioned on a noise level and, optionally, on a class: for vectors.
+
+The counterpart of ``layers/unet.py`` for data without a grid, with the same call.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simulacra.layers.dropout import Dropout
+from simulacra.layers.unet import LevelEmbedding
+
+FEW, OCTAVES = 8, 6
+"""Vectors of at most so many entries are also read as waves of so many octaves."""
+
+
+class _Block(nn.Module):
+    """A residual block that adds the embedding between its two layers; the last starts at zero."""
+
+    def __init__(self, hidden: int, level: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.first, self.last = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.shift = nn.Linear(level, hidden)
+        self.dropout = Dropout(dropout)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, h: Tensor, level: Tensor) -> Tensor:
+        inner = functional.silu(self.first(self.norm(h)) + self.shift(level))
+        out: Tensor = h + self.last(self.dropout(inner))
+        return out
+
+
+class LevelMLP(nn.Module):
+    """(n, size), log-SNR (n,), classes (n, count) or None, to (n, size).
+
+    Few entries are read as sines and cosines too (Tancik et al. 2020): a smooth network alone blurs
+    structures that are far smaller than the whole.
+    """
+
+    waves: Tensor
+
+    def __init__(
+        self, size: int, hidden: int, blocks: int, classes: int = 0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        octaves = OCTAVES if size <= FEW else 0
+        self.register_buffer("waves", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
+        self.level = LevelEmbedding(hidden)
+        self.label = nn.Linear(classes, hidden, bias=False) if classes else None
+        self.enter = nn.Linear(size * (1 + 2 * octaves), hidden)
+        self.blocks = nn.ModuleList(_Block(hidden, hidden, dropout) for _ in range(blocks))
+        self.norm, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, size)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, log_snr: Tensor, classes: Tensor | None = None) -> Tensor:
+        level = self.level(log_snr)
+        if self.label is not None and classes is not None:
+            level = level + self.label(classes)
+        level = functional.silu(level)
+        angles = (x[:, :, None] * self.waves).flatten(1)
+        h = self.enter(torch.cat([x, angles.sin(), angles.cos()], dim=1))
+        for block in self.blocks:
+            h = block(h, level)
+        out: Tensor = self.leave(functional.silu(self.norm(h)))
+        return out

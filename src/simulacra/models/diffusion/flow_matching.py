@@ -1,0 +1,384 @@
+"""Flow matching: a velocity field that carries noise to data along nearly straight paths.
+
+x_t = (1 - t) x_0 + t x_1 joins noise and data, and a network learns v(x, t) = E[x_1 - x_0 | x_t = x] by
+squared error (Lipman et al. 2023, eq. 23; Liu et al. 2023, eq. 1). Sampling follows dx/dt = v from
+noise at t = 0 to data at t = 1, in as many steps as one likes; backwards it is a code for every datum.
+``probability/straight_paths.py`` has the equations.
+
+Paths of single data cross, and v is their mean, so the ODE's own paths are curved. Reflow draws pairs
+(x_0, x_1) from the ODE and learns from these instead of independent ones: paths become straighter, and
+few steps suffice (Liu et al. 2023, Alg. 1). Their curvature is S = int E|(x_1 - x_0) - v(x_t, t)|^2 dt
+along the ODE (their eq. 5), here a share of E|x_1 - x_0|^2. With coupling 'ot', the noise of a batch is
+paired with its data at least cost (Tong et al. 2024, sec. 3.2), which does the same in one go, if less.
+
+log p(x) is the ODE's (Chen et al. 2018, eq. 8) with ``likelihood_steps``; an estimate, since the steps
+and, above ``EXACT_TRACE`` dimensions and for images, random probes (Hutchinson 1990) put it off either
+way: ``diagnose`` says by how much half the steps differ. Images are dequantised, categories and missing
+numbers too (``layers/table_reals.py``), which bounds it from below on top of that.
+
+With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w
+samples follow v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022), 0 being the plain conditional model.
+
+Papers: Lipman, Chen, Ben-Hamu, Nickel & Le 2023; Liu, Gong & Liu 2023. Changed: the network speaks of a
+number of unit variance (Karras et al. 2022), stratified t, and for vectors and tables more t near both
+ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Kind, Sampler
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
+from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.velocity import (
+    Backbone,
+    Frozen,
+    UnitDoor,
+    VelocityNet,
+    dropped,
+    stratified_times,
+)
+from simulacra.optimisation import Optimiser
+from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.probability.straight_paths import (
+    Solver,
+    Spacing,
+    log_density,
+    solved,
+    times,
+)
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images, Labels, Space, Table, Vectors
+
+EXACT_TRACE = 64
+"""Vectors of at most so many entries have their divergence taken exactly."""
+POOL, REFRESHED = 8, 4
+"""Batches of pairs that reflow keeps, and the rounds after which one of them is drawn anew."""
+PAIR_STEPS = 10
+"""Steps of Heun that lead from the noise of a pair to its data."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """``channels`` are the U-Net's at full size, or the hidden units for vectors and tables; ``blocks``
+    as in ``layers/unet.py``. ``reflow`` is how often pairs are drawn and learnt from, for
+    ``reflow_share`` of the training together. ``num_inference_steps``, ``sampler``, ``guidance_scale``
+    are the sampler's, and with ``likelihood_steps`` touch no weights."""
+
+    backbone: Backbone = "unet"
+    channels: int = 32
+    blocks: int = 5
+    dropout: float = 0.0
+    spacing: Spacing = "uniform"
+    coupling: Literal["independent", "ot"] = "independent"
+    reflow: int = 0
+    reflow_share: float = 0.5
+    label_dropout: float = 0.1
+    num_inference_steps: int = 50
+    sampler: Solver = "euler"
+    guidance_scale: float = 0.0
+    likelihood_steps: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+
+class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
+    """A velocity network, and the ODE that it is the slope of."""
+
+    spaces: ClassVar = (Images, Vectors, Table)
+    conditions: ClassVar = (Labels,)
+    normal_codes: ClassVar = True
+
+    pool_noise: Tensor
+    pool_data: Tensor
+    pool_labels: Tensor
+
+    def __init__(
+        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+    ) -> None:
+        super().__init__()
+        self.space, self.condition_space = space, condition
+        self.config = config = config or Config()
+        _require_sense(config, space, condition)
+        self.door = UnitDoor(space)
+        self.network = VelocityNet(
+            space,
+            config.channels,
+            config.blocks,
+            condition.count if condition else 0,
+            dropout=config.dropout,
+            backbone=config.backbone,
+        )
+        if config.reflow:
+            size = POOL * config.batch_size
+            self.teacher = Frozen(self.network)
+            self.register_buffer("pool_noise", torch.zeros(size, *self.door.real_shape))
+            self.register_buffer("pool_data", torch.zeros(size, *self.door.real_shape))
+            self.register_buffer("pool_labels", torch.zeros(size, dtype=torch.long))
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Config:
+        """A U-Net that is narrower for larger images; a perceptron for vectors and tables."""
+        few = num_examples < 5000
+        if not isinstance(space, Images):
+            return Config(
+                channels=128 if few else 256,
+                blocks=4,
+                dropout=0.1 if few and space.dimensions > 2 else 0.0,
+                spacing="cosine",
+                likelihood_steps=50,
+                batch_size=256,
+                learning_rate=1e-3,
+            )
+        small = space.height * space.width <= 144
+        return Config(
+            blocks=3 if small else 5,
+            dropout=0.1 if num_examples < 20_000 else 0.0,
+            batch_size=64,
+            learning_rate=2e-3 if small else 1e-3,
+        )
+
+    @classmethod
+    def toy(cls) -> FlowMatching:
+        config = Config(
+            channels=16,
+            blocks=1,
+            num_inference_steps=10,
+            batch_size=64,
+            learning_rate=0.01,
+            spacing="cosine",
+            likelihood_steps=30,
+        )
+        return cls(Vectors(2), config)
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.ESTIMATE
+
+    @property
+    def code_space(self) -> Vectors:
+        return Vectors(self.door.size)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Solver | None = None,
+    ) -> Tensor:
+        noise = row_noise(num_samples, generator, self._weight.device)
+        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        field = self.network.field(self._classes(condition, num_samples), guidance)
+        path = times(num_inference_steps or self.config.num_inference_steps)
+        return self.door.leave(solved(field, start, path, sampler or self.config.sampler))
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        likelihood_steps: int | None = None,
+    ) -> Tensor:
+        """log p(x) along the ODE, without guidance."""
+        noise = scoring_noise(len(x), generator, self._weight.device)
+        real, log_slope = self.door.enter(as_device(x, self), noise)
+        probe = None
+        if isinstance(self.space, Images) or self.door.size > EXACT_TRACE:
+            probe = noise.normal(*self.door.real_shape).sign().to(real.dtype)
+        field = self.network.field(self._classes(condition, len(x)))
+        path = self._fine(likelihood_steps)[::-1]
+        return log_slope + log_density(field, real, path, self._fine_solver, probe)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """The noise that the ODE leads to x from, (n, D); of an image that of the middle of its
+        cells."""
+        real = self.door.middle(as_device(x, self))
+        field = self.network.field(self._classes(condition, len(x)))
+        return solved(field, real, self._fine()[::-1], "rk4").flatten(1)
+
+    @torch.no_grad()
+    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """What the ODE leads to from a noise."""
+        start = as_device(code, self).to(self._weight.dtype)
+        field = self.network.field(self._classes(condition, len(code)))
+        start = start.reshape(len(code), *self.door.real_shape)
+        return self.door.leave(solved(field, start, self._fine(), "rk4"))
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
+        """How curved the paths are, and how far half the steps put the likelihood off."""
+        whole = self.log_prob(x, condition=condition)
+        half = max(1, self.config.likelihood_steps // 2)
+        rough = self.log_prob(x, condition=condition, likelihood_steps=half)
+        return {
+            "curvature (share of the squared way)": self.curvature(len(x), condition=condition),
+            "half the likelihood steps (nats off)": float((whole - rough).abs().mean()),
+        }
+
+    @torch.no_grad()
+    def curvature(
+        self,
+        rows: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        steps: int = 50,
+    ) -> float:
+        """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq.
+        5)."""
+        noise = scoring_noise(rows, generator, self._weight.device)
+        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        field = self.network.field(self._classes(condition, rows))
+        x = start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
+        slopes = []
+        for index in range(steps):
+            slope = field(x, (index + 0.5) / steps)
+            slopes.append(slope)
+            x = x + slope / steps
+        way = x - start
+        bent = torch.stack([(way - slope).square().sum() for slope in slopes]).mean()
+        return float(bent / way.square().sum())
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.network.parameters())
+
+    def _fine(self, steps: int | None = None) -> list[float]:
+        """Times for codes and likelihoods."""
+        return times(steps or self.config.likelihood_steps, "cosine")
+
+    @property
+    def _fine_solver(self) -> Solver:
+        """A step of order 4 asks the network four times: too much where that is a U-Net."""
+        return "heun" if isinstance(self.space, Images) else "rk4"
+
+    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        classes = one_hot_labels(condition, self.condition_space, rows)
+        return None if classes is None else as_device(classes, self).to(self._weight.dtype)
+
+    def matching(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """Squared error of the velocity at a random t (Lipman et al. 2023, eq. 23)."""
+        x1, _ = self.door.enter(batch.x, noise)
+        x0 = noise.normal(*self.door.real_shape).to(x1.dtype)
+        if self.config.coupling == "ot":
+            x0 = x0[_cheapest(x0, x1)]
+        return self._error(x0, x1, self._classes(batch.condition, len(batch)), noise)
+
+    def straightening(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The same error on pairs that the ODE has drawn (Liu et al. 2023, Alg. 1); data are not
+        seen."""
+        chosen = (noise.uniform() * len(self.pool_data)).long().clamp(max=len(self.pool_data) - 1)
+        labels = self.pool_labels[chosen] if self.condition_space else None
+        classes = self._classes(labels, len(chosen))
+        return self._error(self.pool_noise[chosen], self.pool_data[chosen], classes, noise)
+
+    def _error(self, x0: Tensor, x1: Tensor, classes: Tensor | None, noise: Noise) -> Loss:
+        t = stratified_times(noise.uniform(), self.config.spacing)
+        classes = dropped(classes, noise.uniform(), self.config.label_dropout)
+        return Loss(self.network.matching_error(x0, x1, t, classes))
+
+    def standardise(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Mean and deviation of every column, from the first batches."""
+        self.door.fit([batch.x for batch in batches], noise)
+        return {"finished": 1.0}
+
+    @torch.no_grad()
+    def draw_pairs(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Take the weights as they are, and fill the pool with pairs of theirs."""
+        self.teacher.take(self.network)
+        for part in range(POOL):
+            self._draw_part(part, noise)
+        return {}
+
+    @torch.no_grad()
+    def renew_pairs(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """The oldest part of the pool drawn anew, from the same weights."""
+        self._draw_part(clock.stage_rounds // REFRESHED % POOL, noise)
+        return {}
+
+    def _draw_part(self, part: int, noise: Noise) -> None:
+        rows = slice(part * noise.rows, (part + 1) * noise.rows)
+        x0 = noise.normal(*self.door.real_shape).to(self._weight.dtype)
+        labels = drawn_labels(None, self.condition_space, noise.uniform())
+        training, _ = self.training, self.network.eval()
+        field = self.teacher.field(self.network, self._classes(labels, len(x0)))
+        self.pool_noise[rows] = x0
+        self.pool_data[rows] = solved(field, x0, times(PAIR_STEPS), "heun")
+        if labels is not None:
+            self.pool_labels[rows] = labels
+        self.network.train(training)
+
+    def game(self) -> Game:
+        config = self.config
+        optimiser = Optimiser(
+            "adamw",
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=20 * config.batch_size,
+        )
+        player = Player("velocity", list(self.network.parameters()), optimiser, clip=1.0)
+        stages: list[Stage] = []
+        if not isinstance(self.space, Images):
+            first = Rewrite("standardise", self.standardise, batches=32)
+            stages.append(Stage([first], rounds=1))
+        share = config.reflow_share if config.reflow else 0.0
+        stages.append(Stage([Descent((player,), self.matching)], share=1 - share))
+        for _ in range(config.reflow):
+            pairs: list[Turn] = [Rewrite("draw pairs", self.draw_pairs, batches=0)]
+            stages.append(Stage(pairs, rounds=1))
+            turns: list[Turn] = [
+                Descent((player,), self.straightening),
+                Rewrite("renew pairs", self.renew_pairs, batches=0, every=REFRESHED),
+            ]
+            stages.append(Stage(turns, share=share / config.reflow))
+        bf16 = isinstance(self.space, Images) and config.channels >= 32
+        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last")
+
+
+def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
+    """Which row of x0 goes to each of x1, at the least sum of squared distances."""
+    cost = torch.cdist(x1.flatten(1).float(), x0.flatten(1).float()).square()
+    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
+
+
+def _require_sense(config: Config, space: Space, condition: Labels | None) -> None:
+    if config.guidance_scale and (condition is None or not config.label_dropout):
+        reason = f"guidance_scale is {config.guidance_scale:g}, and the model has "
+        reason += "no labels" if condition is None else "only ever seen data with their label"
+        way_out = "leave it at 0, or train with --conditional and a label_dropout such as 0.1"
+        raise Refusal("CFG-179", reason, way_out=way_out)
+    if config.backbone == "dit" and not isinstance(space, Images):
+        reason = f"the backbone dit cuts images into patches, and these are {space}"
+        raise Refusal("CFG-178", reason, way_out="leave backbone at unet: others get a perceptron")
+    if config.reflow < 0 or not 0 < config.reflow_share < 1:
+        reason = f"reflow is {config.reflow}, and reflow_share {config.reflow_share:g}"
+        way_out = "set reflow to 0, 1 or 2, and reflow_share between 0 and 1"
+        raise Refusal("CFG-170", reason, way_out=way_out)
+    if min(config.num_inference_steps, config.likelihood_steps) < 1:
+        reason = (
+            f"num_inference_steps is {config.num_inference_steps}, "
+            f"likelihood_steps {config.likelihood_steps}"
+        )
+        raise Refusal("CFG-171", reason, way_out="take at least one step")

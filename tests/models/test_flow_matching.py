@@ -1,0 +1,160 @@
+"""Flow matching: its density sums to one, its codes come back, and reflow learns the ODE's own pairs."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from simulacra.games import Batch, Clock, Play
+from simulacra.models.diffusion import flow_matching
+from simulacra.models.diffusion.flow_matching import Config, FlowMatching
+from simulacra.probability.noise import BatchNoise
+from simulacra.probability.straight_paths import solved, times
+from simulacra.refusals import Refusal
+from simulacra.spaces import Column, Images, Labels, Table, Vectors
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def disturbed(space, config, condition=None, size=0.2):
+    """A model whose last layers, which start at zero, say something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FlowMatching(space, config, condition=condition)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(size * torch.randn(parameter.shape) / parameter[0].numel() ** 0.5)
+    return model.double().eval()
+
+
+class Rings:
+    """Points at two distances from the origin, a batch by its index."""
+
+    batch_size = 64
+
+    def batch(self, index):
+        draw = seeded(index)
+        angle = 6.2832 * torch.rand(64, generator=draw)
+        far = 1.0 + (torch.rand(64, generator=draw) < 0.5)
+        return Batch(torch.stack([angle.cos(), angle.sin()], 1) * far[:, None])
+
+    def sweep(self):
+        yield self.batch(0)
+
+
+def test_the_density_of_the_plane_integrates_to_one():
+    model = disturbed(Vectors(2), Config(channels=16, blocks=1, likelihood_steps=20))
+    model.network.backbone.waves.mul_(1 / 16)  # What is left is wider than the grid's cells.
+    side = torch.linspace(-8, 8, 81, dtype=torch.float64)
+    log_prob = model.log_prob(torch.cartesian_prod(side, side))
+    assert float(log_prob.exp().sum() * 0.04) == pytest.approx(1, abs=2e-3)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(torch.cartesian_prod(side, side)).sum(1)
+    assert float((log_prob - normal).abs().max()) > 0.1, "the network said nothing"
+
+
+def test_probes_agree_with_the_whole_trace(monkeypatch):
+    model = disturbed(Vectors(3), Config(channels=16, blocks=1, likelihood_steps=12))
+    x = torch.randn(5, 3, generator=seeded())
+    exact = model.log_prob(x)
+    monkeypatch.setattr(flow_matching, "EXACT_TRACE", 2)
+    many = torch.stack([model.log_prob(x, generator=seeded(s)) for s in range(40)])
+    error = many.std(0) / 40**0.5
+    assert float(error.min()) > 0
+    assert float(((many.mean(0) - exact).abs() / error).max()) < 4.5
+
+
+def test_guidance_goes_beyond_the_class():
+    model = disturbed(Vectors(2), Config(channels=16, blocks=1), Labels(3))
+    x, one = torch.randn(4, 2, generator=seeded()).double(), torch.eye(3)[:1].expand(4, 3).double()
+    network = model.network
+    own, plain = network.field(one)(x, 0.3), network.field(None)(x, 0.3)
+    assert not torch.allclose(own, plain)
+    assert torch.equal(network.field(one, 0.0)(x, 0.3), own)
+    torch.testing.assert_close(network.field(one, 3.0)(x, 0.3), own + 3 * (own - plain))
+    with pytest.raises(Refusal) as refusal:
+        FlowMatching(Vectors(2), Config(guidance_scale=1.0))
+    assert refusal.value.code == "CFG-179"
+
+
+def test_images_and_tables_go_through_and_back():
+    images = disturbed(Images(1, 4, 5, 3), Config(channels=8, blocks=1, likelihood_steps=30))
+    x = images.space.random(6, seeded())
+    assert torch.equal(images.decode(images.encode(x)), x)
+    assert float((images.log_prob(x) - images.log_prob(x, likelihood_steps=60)).abs().max()) < 0.05
+    columns = (Column("a", missing=True), Column("b", "category", ("x", "y", "z")))
+    table = disturbed(Table(columns), Config(channels=16, blocks=1))
+    x = table.sample(200, generator=seeded())
+    assert table.space.contains(x)
+    assert x[:, 0].isnan().any()
+    assert table.log_prob(x).isfinite().all()
+
+
+def test_a_dit_takes_the_place_of_the_unet():
+    model = disturbed(Images(1, 4, 4, 3), Config(backbone="dit", channels=32, blocks=1), Labels(2))
+    x = model.sample(3, condition=torch.tensor([0, 1, 1]), generator=seeded())
+    assert model.space.contains(x)
+    with pytest.raises(Refusal) as refusal:
+        FlowMatching(Vectors(3), Config(backbone="dit"))
+    assert refusal.value.code == "CFG-178"
+
+
+def test_noise_is_paired_at_least_cost():
+    x0, x1 = torch.randn(2, 6, 2, generator=seeded())
+    chosen = flow_matching._cheapest(x0, x1)
+    costs = {
+        order: float((x0[list(order)] - x1).square().sum())
+        for order in itertools.permutations(range(6))
+    }
+    assert tuple(chosen.tolist()) == min(costs, key=costs.get)
+
+
+def played(model, rounds, total, play=None):
+    play = play or Play(model, model.game(), seed=0)
+    for _ in play.rounds(Rings(), lambda clock: clock.rounds / total):
+        if play.clock.rounds >= rounds:
+            break
+    return play
+
+
+def test_reflow_learns_the_pairs_of_the_weights_it_began_with():
+    config = Config(channels=32, blocks=2, batch_size=64, learning_rate=3e-3, reflow=1)
+    model = FlowMatching(Vectors(2), config)
+    play = played(model, 152, 300)
+    assert play.clock.stage == 3
+    before = model.curvature(256)
+    teacher = copy.deepcopy(model.network)
+    weights = {name: value.clone() for name, value in model.teacher.weights().items()}
+    pairs = model.pool_data.clone()
+    torch.testing.assert_close(
+        solved(model.teacher.field(teacher, None), model.pool_noise, times(10), "heun"), pairs
+    )
+    played(model, 300, 300, play)
+    after = model.teacher.weights()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert not torch.equal(pairs, model.pool_data), "no pair was drawn anew"
+    assert model.curvature(256) < 0.6 * before
+
+
+def test_reflow_can_be_stopped_and_resumed():
+    config = Config(channels=8, blocks=1, batch_size=64, reflow=2, dropout=0.1)
+    whole, half, rest = (copy.deepcopy(FlowMatching(Vectors(2), config)) for _ in range(3))
+    half.load_state_dict(whole.state_dict())
+    played(whole, 30, 30)
+    first = played(half, 17, 30)
+    tensors, plain = copy.deepcopy(first.state())
+    second = Play(rest, rest.game(), seed=9)
+    second.load_state(tensors, plain)
+    played(rest, 30, 30, second)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, rest.state_dict()[name]), name
+
+
+def test_labels_are_left_out_of_a_share():
+    model = disturbed(Vectors(2), Config(channels=8, blocks=1, label_dropout=1.0), Labels(3))
+    batch = Batch(torch.randn(16, 2, generator=seeded()), torch.arange(16) % 3)
+    other = Batch(batch.x, (batch.condition + 1) % 3)
+    losses = [model.matching(b, BatchNoise(seeded(1), 16), Clock()).value for b in (batch, other)]
+    assert torch.equal(*losses)
