@@ -21,7 +21,8 @@ Minibatch = Literal["none", "discrimination", "deviation"]
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """``loss`` and ``smooth``: as in ``probability/adversarial.py``. ``penalty`` is the weight gamma of
-    the ``regulariser``, taken every ``penalty_every`` rounds for all of them; ``spectral`` divides the
+    the ``regulariser``, taken every ``penalty_every`` rounds for all of them, of which the share
+    ``penalty_left`` is left at the end (Huang et al. 2024 let it fall, too); ``spectral`` divides the
     critic's weights by their norms. ``critic_steps`` are those of one round, ``unrolled`` those of size
     ``unrolled_rate`` that the generator looks ahead. ``pack`` data are judged at once; ``minibatch`` is
     what the critic sees of the batch. ``shift``, ``cut`` and ``colour`` move what it sees of images,
@@ -33,6 +34,7 @@ class Rules:
     regulariser: Regulariser = "r1"
     penalty: float = 1.0
     penalty_every: int = 4
+    penalty_left: float = 1.0
     critic_steps: int = 1
     spectral: bool = False
     unrolled: int = 0

@@ -49,7 +49,7 @@ def cut_out(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     inside = []
     for side, middle in zip(x.shape[2:], uniform.T, strict=True):
         place = torch.arange(side, device=x.device)
-        away = (place - (middle[:, None] * (side + 1) - 0.5)).abs()
+        away = (place - (middle[:, None] * (side + 1) - 1)).abs()
         inside.append(away < round(share * side) / 2)
     return x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
 

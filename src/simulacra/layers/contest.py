@@ -94,7 +94,9 @@ class Contest(nn.Module):
         told = critic(packed(seen, count), None if classes is None else packed(classes, count))
         return Opinion(told.logit.float(), told.features, told.classes)
 
-    def critic_loss(self, critic: Critic, sides: Sides, noise: Noise) -> Outcome:
+    def critic_loss(
+        self, critic: Critic, sides: Sides, noise: Noise, progress: float = 0.0
+    ) -> Outcome:
         """The critic's loss; with it the penalties, where they are not lazy."""
         real = self.opinion(critic, sides.real, sides.classes, noise)
         made = self.opinion(critic, sides.made.detach(), sides.classes, noise)
@@ -102,14 +104,16 @@ class Contest(nn.Module):
         numbers = {"accuracy": accuracy(self.rules.loss, real.logit, made.logit).detach()}
         value = value + self._misread(real, sides)
         if self.penalised and not self.lazy:
-            penalty = self.gradient_penalty(critic, sides, noise)
+            penalty = self.gradient_penalty(critic, sides, noise, progress)
             value, numbers = value + penalty.value, numbers | dict(penalty.numbers)
         return Outcome(value, numbers)
 
-    def gradient_penalty(self, critic: Critic, sides: Sides, noise: Noise) -> Outcome:
-        """The regulariser, for all the rounds that it is left out."""
+    def gradient_penalty(
+        self, critic: Critic, sides: Sides, noise: Noise, progress: float = 0.0
+    ) -> Outcome:
+        """The regulariser, for all the rounds that it is left out; ``progress`` is that of the run."""
         rules, numbers = self.rules, dict[str, Tensor]()
-        weight = rules.penalty * rules.penalty_every
+        weight = rules.penalty * rules.penalty_every * rules.penalty_left**progress
         if rules.regulariser == "wgan-gp":
             share = noise.uniform().reshape(-1, *(1 for _ in sides.real.shape[1:])).to(sides.real)
             between = share * sides.real + (1 - share) * sides.made.detach()
@@ -156,7 +160,7 @@ class Contest(nn.Module):
         with torch.autocast(sides.real.device.type, enabled=False), torch.enable_grad():
             for _ in range(self.rules.unrolled):
                 real = self.opinion(with_weights, sides.real, sides.classes, noise)
-                made = self.opinion(with_weights, sides.made.float(), sides.classes, noise)
+                made = self.opinion(with_weights, sides.made.to(sides.real), sides.classes, noise)
                 value = self.pair.critic(real.logit, made.logit, self.rules.smooth)
                 slopes = torch.autograd.grad(
                     value, list(weights.values()), create_graph=True, allow_unused=True

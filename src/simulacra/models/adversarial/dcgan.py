@@ -122,14 +122,14 @@ class DCGAN(nn.Module, Sampler):
         """The critic's loss on data and on what it is not to be deceived by."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise)
+        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.gradient_penalty(self.critic, sides, noise)
+        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:

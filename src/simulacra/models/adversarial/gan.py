@@ -55,18 +55,39 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
 
+SHORTEST, LONGEST = 0.5, 4.0
+"""Lengths of waves, in deviations of the data."""
+
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``hidden`` units in ``layers`` layers of the generator, ``critic_hidden`` of the critic; all else
-    are the rules' options."""
+    """``hidden`` units in ``layers`` layers of the generator, ``critic_hidden`` of the critic; the
+    critic also sees so many random ``frequencies`` of its rows. All else are the rules' options."""
 
     latent: int = 64
     hidden: int = 256
     critic_hidden: int = 256
     layers: int = 3
+    frequencies: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-4
+
+
+class Waves(nn.Module):
+    """Rows (n, d) joined by sines and cosines of theirs, (n, d + 2 count), so that a network can see what
+    is fine (Tancik et al. 2020); lengths of waves are log-uniform from ``SHORTEST`` to ``LONGEST``."""
+
+    directions: Tensor
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__()
+        directions = nn.functional.normalize(torch.randn(count, size), dim=1)
+        lengths = SHORTEST * (LONGEST / SHORTEST) ** torch.rand(count, 1)
+        self.register_buffer("directions", 2 * torch.pi * directions / lengths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase = x @ self.directions.T
+        return torch.cat([x, phase.sin(), phase.cos()], dim=1)
 
 
 class DenseCritic(CriticHead):
@@ -75,11 +96,15 @@ class DenseCritic(CriticHead):
     def __init__(self, size: int, classes: int, config: Config) -> None:
         super().__init__(config.critic_hidden, classes, config)
         self.concatenates = classes > 0 and config.conditioning == "concatenation"
-        enters = (size + classes * self.concatenates) * config.pack
+        self.waves = Waves(size, config.frequencies) if config.frequencies else None
+        seen = size + 2 * config.frequencies + classes * self.concatenates
+        enters = seen * config.pack
         self.body = multilayer_perceptron([enters] + [config.critic_hidden] * config.layers)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
         x = x.flatten(1)
+        if self.waves is not None:
+            x = self.waves(x)
         if self.concatenates and classes is not None:
             x = torch.cat([x, classes.to(x)], dim=1)
         return self.opinion(functional.silu(self.body(x)), classes)
@@ -203,14 +228,14 @@ class GAN(nn.Module, Sampler, Diagnosable):
         """The critic's loss on data and on what it is not to be deceived by."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise)
+        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.gradient_penalty(self.critic, sides, noise)
+        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
