@@ -12,13 +12,14 @@ recommended is the relativistic loss with R1 and R2 (Huang et al. 2024).
 ``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
 the share of data among the nearest neighbours. No likelihood.
 
-Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024. Changed: SiLU, weight averages
-for sampling.
+Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024. Changed: leaky
+ReLU, weight averages for sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +45,6 @@ from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides, packed
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
-from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
@@ -55,39 +55,32 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
 
-SHORTEST, LONGEST = 0.5, 4.0
-"""Lengths of waves, in deviations of the data."""
+SLOPE = 0.2
 
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``hidden`` units in ``layers`` layers of the generator, ``critic_hidden`` of the critic; the
-    critic also sees so many random ``frequencies`` of its rows. All else are the rules' options."""
+    """``hidden`` units in each of ``layers`` layers of the generator, ``critic_hidden`` of the critic; all
+    else are the rules' options."""
 
     latent: int = 64
     hidden: int = 256
     critic_hidden: int = 256
     layers: int = 3
-    frequencies: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-4
 
 
-class Waves(nn.Module):
-    """Rows (n, d) joined by sines and cosines of theirs, (n, d + 2 count), so that a network can see what
-    is fine (Tancik et al. 2020); lengths of waves are log-uniform from ``SHORTEST`` to ``LONGEST``."""
-
-    directions: Tensor
-
-    def __init__(self, size: int, count: int) -> None:
-        super().__init__()
-        directions = nn.functional.normalize(torch.randn(count, size), dim=1)
-        lengths = SHORTEST * (LONGEST / SHORTEST) ** torch.rand(count, 1)
-        self.register_buffer("directions", 2 * torch.pi * directions / lengths)
-
-    def forward(self, x: Tensor) -> Tensor:
-        phase = x @ self.directions.T
-        return torch.cat([x, phase.sin(), phase.cos()], dim=1)
+def dense(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with leaky ReLU between them, begun so that variances stay (He et al. 2015, eq. 14):
+    a critic that begins nearly linear is slow to see what is fine."""
+    parts: list[nn.Module] = []
+    for size, following in itertools.pairwise(sizes):
+        layer = nn.Linear(size, following)
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+        nn.init.zeros_(layer.bias)
+        parts += [layer, nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*parts[:-1])
 
 
 class DenseCritic(CriticHead):
@@ -96,18 +89,14 @@ class DenseCritic(CriticHead):
     def __init__(self, size: int, classes: int, config: Config) -> None:
         super().__init__(config.critic_hidden, classes, config)
         self.concatenates = classes > 0 and config.conditioning == "concatenation"
-        self.waves = Waves(size, config.frequencies) if config.frequencies else None
-        seen = size + 2 * config.frequencies + classes * self.concatenates
-        enters = seen * config.pack
-        self.body = multilayer_perceptron([enters] + [config.critic_hidden] * config.layers)
+        enters = (size + classes * self.concatenates) * config.pack
+        self.body = dense([enters] + [config.critic_hidden] * config.layers)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
         x = x.flatten(1)
-        if self.waves is not None:
-            x = self.waves(x)
         if self.concatenates and classes is not None:
             x = torch.cat([x, classes.to(x)], dim=1)
-        return self.opinion(functional.silu(self.body(x)), classes)
+        return self.opinion(functional.leaky_relu(self.body(x), SLOPE), classes)
 
 
 def share_of_data(real: Tensor, made: Tensor) -> Tensor:
@@ -133,7 +122,7 @@ class GAN(nn.Module, Sampler, Diagnosable):
         self.config = config = config or Config()
         classes = condition.count if condition else 0
         self.door = RowDoor(space, "uniform")
-        self.generator = multilayer_perceptron(
+        self.generator = dense(
             [config.latent + classes] + [config.hidden] * config.layers + [self.door.size]
         )
         self.critic = DenseCritic(self.door.size, classes, config)
