@@ -60,7 +60,7 @@ SLOPE = 0.2
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``hidden`` units in each of ``layers`` layers of the generator, ``critic_hidden`` of the critic; all
+    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` of the critic; all
     else are the rules' options."""
 
     latent: int = 64
