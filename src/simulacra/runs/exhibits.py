@@ -23,6 +23,7 @@ from simulacra.evaluation.scores import AnomalyScore, default_score, make_score,
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.refusals import shown
+from simulacra.runs.beliefs import SHOWN, can_show, drawn
 from simulacra.runs.maps import Scale, by_pixel, picture, strangest
 from simulacra.runs.pictures import embedded, grid, png
 from simulacra.runs.scatter import scatter
@@ -58,6 +59,7 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         plane_of_codes(model, data, seed),
         ways_between(model, data),
         moved_units(model, data),
+        belief_of_critic(model, data, seed),
     ]
     return [one for one in found if one is not None]
 
@@ -184,6 +186,23 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
         f"The code of the first test datum, with one unit a row moved by {-REACH:g} to {REACH:g} "
         f"standard deviations of {len(batch):,} codes: the most active units, {listed}.",
         _broad(traversals(model, batch), data.space, "traversals of codes"),
+    )
+
+
+def belief_of_critic(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """D over data and samples; None without a critic, or where neither lies on a line or in the plane."""
+    if not can_show(model, data.space):
+        return None
+    real = data.test.first(SHOWN).x
+    made = model.sample(len(real), generator=torch.Generator().manual_seed(mixed(seed, 141)))
+    told = model.diagnose(real)
+    listed = "; ".join(f"{name} {value:.3f}" for name, value in told.items())
+    return Exhibit(
+        "What the critic believes",
+        f"D, the chance of being a datum, from 0 (dark) to 1 (bright), with {len(real):,} test data "
+        f"(white) and as many samples (green). Against the best critic D is p/(p + q), and 1/2 where "
+        f"samples are like data: {listed}.",
+        f"<figure>{drawn(model, real, made)}</figure>",
     )
 
 

@@ -42,12 +42,13 @@ from simulacra.games import (
 )
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.augmentation import ADAPT_EVERY
-from simulacra.layers.contest import Contest, Sides, packed
+from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
+from simulacra.probability.adversarial import balance
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
@@ -60,10 +61,12 @@ SLOPE = 0.2
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` of the critic; all
-    else are the rules' options."""
+    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` of the critic; the
+    generator's noise is ``latent`` normal numbers and, beside them, one of ``kinds``. All else are the
+    rules' options."""
 
     latent: int = 64
+    kinds: int = 0
     hidden: int = 256
     critic_hidden: int = 256
     layers: int = 3
@@ -123,7 +126,9 @@ class GAN(nn.Module, Sampler, Diagnosable):
         classes = condition.count if condition else 0
         self.door = RowDoor(space, "uniform")
         self.generator = dense(
-            [config.latent + classes] + [config.hidden] * config.layers + [self.door.size]
+            [config.latent + config.kinds + classes]
+            + [config.hidden] * config.layers
+            + [self.door.size]
         )
         self.critic = DenseCritic(self.door.size, classes, config)
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
@@ -155,15 +160,27 @@ class GAN(nn.Module, Sampler, Diagnosable):
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         return self.door.leave(self._made(self._classes(condition, num_samples), noise))
 
+    @property
+    def tells_chances(self) -> bool:
+        """Whether the loss has a D that is a chance, of a single datum."""
+        return self.contest.pair.chance is not None and self.config.pack == 1
+
     @torch.no_grad()
-    def chance_of_data(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """D(x), shape (n,): how likely each datum is one of p rather than of q, equally frequent."""
-        real, _, _ = self._chances(x, condition)
-        return real
+    def chance_of_data(self, x: Tensor, *, beside: Tensor) -> Tensor:
+        """D(x), shape (n,): how likely each is of p rather than of q, were both as frequent; the level of
+        logits that have none of their own is taken from data ``beside`` and as many made ones."""
+        pair, count = self.contest.pair, len(beside)
+        assert pair.chance is not None
+        sides = self._sides(Batch(as_device(beside, self.door)), scoring_noise(count, None))
+        real, made = (self._logit(one, None) for one in (sides.real, sides.made))
+        level = self._logit(self.door.enter(x, scoring_noise(len(x), None))[0], None)
+        if not pair.has_level:
+            level = level - balance(real, made)
+        return pair.chance(level, level)[0] if pair.has_level else torch.sigmoid(level)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
-        if self.contest.pair.chance is None or len(x) <= NEIGHBOURS:
+        if not self.tells_chances or len(x) <= NEIGHBOURS:
             return {}
         real, made, sides = self._chances(x, condition)
         d = torch.cat([real, made])
@@ -177,7 +194,7 @@ class GAN(nn.Module, Sampler, Diagnosable):
         return told
 
     def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
-        """D of data and of as many made ones; a pack is one datum, many times."""
+        """D of data and of as many made ones."""
         assert self.contest.pair.chance is not None
         sides = self._sides(Batch(as_device(x, self.door), condition), scoring_noise(len(x), None))
         logits = [self._logit(one, sides.classes) for one in (sides.real, sides.made)]
@@ -185,14 +202,8 @@ class GAN(nn.Module, Sampler, Diagnosable):
         return real, made, sides
 
     def _logit(self, z: Tensor, classes: Tensor | None) -> Tensor:
-        """c of each row by itself."""
-        count = self.config.pack
-        many, beside = (
-            None if one is None else packed(one.repeat_interleave(count, 0), count)
-            for one in (z, classes)
-        )
-        logit: Tensor = self.critic(many, beside).logit
-        return logit / count
+        logit: Tensor = self.critic(z, classes).logit
+        return logit
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
         classes = one_hot_labels(condition, self.condition_space, rows)
@@ -200,7 +211,13 @@ class GAN(nn.Module, Sampler, Diagnosable):
 
     def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
         z = noise.normal(self.config.latent).to(self.door.shift.dtype)
-        made: Tensor = self.generator(z if classes is None else torch.cat([z, classes.to(z)], 1))
+        parts = [z]
+        if self.config.kinds:
+            kind = (noise.uniform() * self.config.kinds).long().clamp(max=self.config.kinds - 1)
+            parts.append(functional.one_hot(kind, self.config.kinds).to(z))
+        if classes is not None:
+            parts.append(classes.to(z))
+        made: Tensor = self.generator(torch.cat(parts, dim=1))
         return made
 
     def _sides(self, batch: Batch, noise: Noise) -> Sides:
