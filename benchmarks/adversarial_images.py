@@ -61,7 +61,7 @@ SHOWN = ("normalised Fréchet distance", "precision", "recall", "class accuracy 
 def told_last(folder: Path) -> dict[str, float]:
     """The last line of numbers in a run's ledger."""
     lines = [json.loads(one) for one in (folder / "ledger.jsonl").read_text().splitlines()]
-    numbers = [one["numbers"] for one in lines if "numbers" in one]
+    numbers = [one for one in lines if "round" in one]
     return {key: round(value, 4) for key, value in (numbers[-1] if numbers else {}).items()}
 
 

@@ -116,11 +116,11 @@ class Contest(nn.Module):
         weight = rules.penalty * rules.penalty_every * rules.penalty_left**progress
         if rules.regulariser == "wgan-gp":
             share = noise.uniform().reshape(-1, *(1 for _ in sides.real.shape[1:])).to(sides.real)
-            between = share * sides.real + (1 - share) * sides.made.detach()
+            between = share * sides.real + (1 - share) * sides.made.to(sides.real)
             length = self._slopes(critic, between, sides.classes, noise).add(1e-12).sqrt()
             return Outcome(weight * (length - 1).square().mean(), {"slope": length.mean().detach()})
         value = torch.zeros((), device=sides.real.device)
-        places = {"r1": ("slope", sides.real), "r2": ("slope of made", sides.made.detach())}
+        places = {"r1": ("slope", sides.real), "r2": ("slope of made", sides.made.to(sides.real))}
         for kind in rules.regulariser.split("+"):
             name, x = places[kind]
             square = self._slopes(critic, x, sides.classes, noise).mean()

@@ -7,7 +7,9 @@ least where q = p and D* = 1/2 everywhere. Both networks are fully connected, an
 vectors, rows of a table and pixels, which enter as numbers of about unit variance, categories and levels
 with noise (``layers/row_door.py``), so that a critic cannot tell made data by their not being whole.
 The loss, its regulariser and all other remedies are options (``layers/adversarial_rules.py``); what is
-recommended is the relativistic loss with R1 and R2 (Huang et al. 2024).
+recommended is the relativistic loss with R1 and R2 (Huang et al. 2024). Beside normal numbers the noise
+has one of so many ``kinds``: what a continuous map makes of normal numbers alone is of one piece, and
+clusters are not (Khayatkhoei et al. 2018, sec. 3).
 
 ``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
 the share of data among the nearest neighbours. No likelihood.
@@ -47,6 +49,7 @@ from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.spectral import iterate_all
+from simulacra.layers.table_reals import real_size
 from simulacra.optimisation import Optimiser
 from simulacra.probability.adversarial import balance
 from simulacra.probability.clustering import RandomSubset
@@ -135,11 +138,21 @@ class GAN(nn.Module, Sampler, Diagnosable):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """Pairs and a light penalty for rows; shifts for few images."""
+        """For rows R3GAN's loss and penalties, and kinds of noise; shifts for few images."""
         if isinstance(space, Images):
             few = num_examples < 5000
             return Config(shift=0.125 if few else 0.0, learning_rate=5e-4)
-        return Config(loss="relativistic", regulariser="r1+r2", penalty=0.001, penalty_every=1)
+        return Config(
+            loss="relativistic",
+            regulariser="r1+r2",
+            penalty=1e-3,
+            penalty_every=1,
+            latent=4 if real_size(space) <= FEW else 32,
+            kinds=128,
+            hidden=128,
+            critic_hidden=128,
+            learning_rate=1e-3,
+        )
 
     @classmethod
     def toy(cls) -> GAN:
@@ -214,7 +227,8 @@ class GAN(nn.Module, Sampler, Diagnosable):
         parts = [z]
         if self.config.kinds:
             kind = (noise.uniform() * self.config.kinds).long().clamp(max=self.config.kinds - 1)
-            parts.append(functional.one_hot(kind, self.config.kinds).to(z))
+            # Its entries have the mean square of z's, so that it weighs as much as they do.
+            parts.append(functional.one_hot(kind, self.config.kinds).to(z) * self.config.kinds**0.5)
         if classes is not None:
             parts.append(classes.to(z))
         made: Tensor = self.generator(torch.cat(parts, dim=1))
