@@ -27,8 +27,13 @@ from simulacra.evaluation.modes import Modes
 from simulacra.games import Play
 
 SAMPLES = 2500
-CLASSIC: dict[str, Any] = {"loss": "non-saturating", "regulariser": "none", "kinds": 0}
-QUARTER = CLASSIC | {"latent": 8, "hidden": 128, "critic_hidden": 32}
+CLASSIC: dict[str, Any] = {
+    "loss": "non-saturating",
+    "regulariser": "none",
+    "kinds": 0,
+    "average": 0.0,
+}
+QUARTER = CLASSIC | {"latent": 16, "hidden": 64, "critic_hidden": 16, "layers": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "vanilla": CLASSIC | {"latent": 2},

@@ -34,7 +34,7 @@ def test_neighbours_tell_p_over_p_plus_q():
     assert (share_of_data(real, made) - exact).abs().mean() < 0.08
 
 
-@pytest.mark.parametrize("loss", ["non-saturating", "least-squares", "relativistic"])
+@pytest.mark.parametrize("loss", ["non-saturating", "relativistic"])
 def test_a_critic_of_a_fixed_generator_learns_the_optimum(loss):
     """q is a point's cloud, p another one: D comes within 0.05 of p / (p + q), whose form is known."""
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_a_critic_of_a_fixed_generator_learns_the_optimum(loss):
     optimiser = torch.optim.Adam(model.critic.parameters(), 5e-3)
     x = torch.randn(20_000, 1, generator=seeded())
     draws = seeded(1)
-    for step in range(300):
+    for step in range(250):
         rows = x[torch.randint(len(x), (256,), generator=draws)]
         noise = BatchNoise(seeded(step), 256)
         optimiser.zero_grad()
@@ -91,7 +91,7 @@ def test_a_table_of_everything_is_drawn_by_class():
     config = GAN.recommend(space, 600)
     config = replace(config, hidden=64, critic_hidden=64, batch_size=64, learning_rate=1e-3)
     model = GAN(space, config, condition=Labels(2))
-    play = played(model, x, 250, y)
+    play = played(model, x, 180, y)
     wanted = torch.arange(200) % 2
     with play.averaged():
         made = model.sample(200, condition=wanted, generator=seeded())

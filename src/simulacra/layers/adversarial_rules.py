@@ -27,7 +27,8 @@ class Rules:
     ``unrolled_rate`` that the generator looks ahead. ``pack`` data are judged at once; ``minibatch`` is
     what the critic sees of the batch. ``shift``, ``cut`` and ``colour`` move what it sees of images,
     always or, where ``adaptive`` is ADA's target (0.6), as often as is needed. ``conditioning``: how a
-    class enters the critic."""
+    class enters the critic. ``average``: the half-life of the generator's weight average as a share of
+    the data seen, 0 for the last weights."""
 
     loss: Name = "non-saturating"
     smooth: float = 0.0
@@ -47,6 +48,7 @@ class Rules:
     colour: float = 0.0
     adaptive: float = 0.0
     conditioning: Conditioning = "projection"
+    average: float = 0.05
 
 
 def require_sense(rules: Rules, batch_size: int) -> None:

@@ -196,12 +196,12 @@ def belief_of_critic(model: Any, data: Dataset, seed: int) -> Exhibit | None:
     real = data.test.first(SHOWN).x
     made = model.sample(len(real), generator=torch.Generator().manual_seed(mixed(seed, 141)))
     told = model.diagnose(real)
-    listed = "; ".join(f"{name} {value:.3f}" for name, value in told.items())
+    listed = "".join(f"; {name} {value:.3f}" for name, value in told.items())
     return Exhibit(
         "What the critic believes",
         f"D, the chance of being a datum, from 0 (dark) to 1 (bright), with {len(real):,} test data "
         f"(white) and as many samples (green). Against the best critic D is p/(p + q), and 1/2 where "
-        f"samples are like data: {listed}.",
+        f"samples are like data{listed}.",
         f"<figure>{drawn(model, real, made)}</figure>",
     )
 

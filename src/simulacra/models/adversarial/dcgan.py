@@ -167,4 +167,6 @@ class DCGAN(nn.Module, Sampler):
         if self.contest.adapts:
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
         turns.append(Descent((generator,), self.generator_loss, batches=0))
-        return Game([Stage(turns)], config.batch_size, average=0.05, bf16=True, keep="last")
+        return Game(
+            [Stage(turns)], config.batch_size, average=config.average, bf16=True, keep="last"
+        )

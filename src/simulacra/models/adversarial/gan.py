@@ -142,15 +142,16 @@ class GAN(nn.Module, Sampler, Diagnosable):
         if isinstance(space, Images):
             few = num_examples < 5000
             return Config(shift=0.125 if few else 0.0, learning_rate=5e-4)
+        plain = real_size(space) <= FEW
         return Config(
             loss="relativistic",
             regulariser="r1+r2",
             penalty=1e-3,
             penalty_every=1,
-            latent=4 if real_size(space) <= FEW else 32,
+            latent=4 if plain else 32,
             kinds=128,
-            hidden=128,
-            critic_hidden=128,
+            hidden=64 if plain else 256,
+            critic_hidden=64 if plain else 256,
             learning_rate=1e-3,
         )
 
@@ -300,4 +301,4 @@ class GAN(nn.Module, Sampler, Diagnosable):
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
         turns.append(Descent((generator,), self.generator_loss, batches=0))
         stages = [Stage([Rewrite("fit door", self.fit_door, sweep=True)], rounds=1), Stage(turns)]
-        return Game(stages, config.batch_size, average=0.05, keep="last")
+        return Game(stages, config.batch_size, average=config.average, keep="last")

@@ -218,7 +218,9 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         if self.contest.adapts:
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
         turns.append(Descent((generator, reader), self.generator_loss, batches=0))
-        return Game([Stage(turns)], config.batch_size, average=0.05, bf16=True, keep="last")
+        return Game(
+            [Stage(turns)], config.batch_size, average=config.average, bf16=True, keep="last"
+        )
 
 
 def _require_codes(config: Config) -> None:
