@@ -24,6 +24,7 @@ from simulacra.evaluation.scores import AnomalyScore, default_score, make_score,
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.refusals import shown
+from simulacra.runs.beliefs import SHOWN, can_show, drawn
 from simulacra.runs.maps import Scale, by_pixel, picture, strangest
 from simulacra.runs.pictures import POINTS, animation, embedded, grid, has_picture, on_plane, png
 from simulacra.runs.scatter import scatter
@@ -62,6 +63,7 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         ways_between(model, data),
         moved_units(model, data),
         from_noise(model, data, seed),
+        belief_of_critic(model, data, seed),
     ]
     return [one for one in found if one is not None]
 
@@ -210,6 +212,23 @@ def from_noise(model: Any, data: Dataset, seed: int) -> Exhibit | None:
         body = _drawn(png(strip(states, data.space)), "samples from noise on") + body
         words += ": a row a sample, then all of them moving"
     return Exhibit("From noise to data", f"{words}.", body)
+
+
+def belief_of_critic(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """D over data and samples; None without a critic, or where neither lies on a line or in the plane."""
+    if not can_show(model, data.space):
+        return None
+    real = data.test.first(SHOWN).x
+    made = model.sample(len(real), generator=torch.Generator().manual_seed(mixed(seed, 141)))
+    told = model.diagnose(real)
+    listed = "".join(f"; {name} {value:.3f}" for name, value in told.items())
+    return Exhibit(
+        "What the critic believes",
+        f"D, the chance of being a datum, from 0 (dark) to 1 (bright), with {len(real):,} test data "
+        f"(white) and as many samples (green). Against the best critic D is p/(p + q), and 1/2 where "
+        f"samples are like data{listed}.",
+        f"<figure>{drawn(model, real, made)}</figure>",
+    )
 
 
 def _broad(x: Tensor, space: Images, name: str) -> str:
