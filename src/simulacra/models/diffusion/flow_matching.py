@@ -8,8 +8,9 @@ noise at t = 0 to data at t = 1, in as many steps as one likes; backwards it is 
 Paths of single data cross, and v is their mean, so the ODE's own paths are curved. Reflow draws pairs
 (x_0, x_1) from the ODE and learns from these instead of independent ones: paths become straighter, and
 few steps suffice (Liu et al. 2023, Alg. 1). Their curvature is S = int E|(x_1 - x_0) - v(x_t, t)|^2 dt
-along the ODE (their eq. 5), here a share of E|x_1 - x_0|^2. With coupling 'ot', the noise of a batch is
-paired with its data at least cost (Tong et al. 2024, sec. 3.2), which does the same in one go, if less.
+along the ODE (their eq. 5), here a dimension of standardised data. With coupling 'ot', the noise of a
+batch is paired with its data at least cost (Tong et al. 2024, sec. 3.2), which does the same in one go,
+if less.
 
 log p(x) is the ODE's (Chen et al. 2018, eq. 8) with ``likelihood_steps``; an estimate, since the steps
 and, above ``EXACT_TRACE`` dimensions and for images, random probes (Hutchinson 1990) put it off either
@@ -227,7 +228,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
         half = max(1, self.config.likelihood_steps // 2)
         rough = self.log_prob(x, condition=condition, likelihood_steps=half)
         return {
-            "curvature (share of the squared way)": self.curvature(len(x), condition=condition),
+            "curvature (squared, a dimension)": self.curvature(len(x), condition=condition),
             "half the likelihood steps (nats off)": float((whole - rough).abs().mean()),
         }
 
@@ -252,8 +253,7 @@ class FlowMatching(nn.Module, Sampler, Density, Encoder, Decoder, Diagnosable):
             slopes.append(slope)
             x = x + slope / steps
         way = x - start
-        bent = torch.stack([(way - slope).square().sum() for slope in slopes]).mean()
-        return float(bent / way.square().sum())
+        return float(torch.stack([(way - slope).square().mean() for slope in slopes]).mean())
 
     @property
     def _weight(self) -> Tensor:
