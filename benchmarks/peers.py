@@ -2,6 +2,7 @@
 
     pip install -e .[bench]
     python benchmarks/peers.py vae  > benchmarks/results/vae-against-pythae.json
+    python benchmarks/peers.py vq-vae > benchmarks/results/vq-vae-against-pythae.json
     python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
 
 Each system trains in a process of its own, one after the other and several times over; the figures
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 10}
 # Our five blocks at the lowest resolution make about the parameters of the peer's two layers at each.
 DDPM = {"channels": 32, "batch": 64, "rate": 1e-3, "steps": 100, "side": 32}
+VQ_VAE = {"codes": 512, "width": 32, "hidden": 64, "batch": 64, "rate": 1e-3, "steps": 400}
 HELD_OUT, AT_ONCE = 2000, 500
 
 
@@ -101,7 +103,9 @@ def vae_pythae(best: bool) -> dict[str, Any]:
     config = peer.VAEConfig((1, 28, 28), VAE["latent"], reconstruction_loss="bce")
     model = peer.VAE(config)
     if best:
-        seconds, images = _plain_loop(model, train, _vae_loss)
+        seconds, images = _plain_loop(
+            model, train, _vae_loss, VAE["batch"], VAE["rate"], VAE["epochs"]
+        )
     else:
         with tempfile.TemporaryDirectory() as folder:
             settings = BaseTrainerConfig(
@@ -147,10 +151,15 @@ def _vae_loss(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _plain_loop(
-    model: nn.Module, train: Tensor, loss: Callable[[nn.Module, Tensor], Tensor]
+    model: nn.Module,
+    train: Tensor,
+    loss: Callable[[nn.Module, Tensor], Tensor],
+    batch: int,
+    rate: float,
+    epochs: int,
 ) -> tuple[float, int]:
     """The peer's model with every switch on, in a loop without any overhead."""
-    optimiser = torch.optim.AdamW(model.parameters(), VAE["rate"], fused=True)
+    optimiser = torch.optim.AdamW(model.parameters(), rate, fused=True)
     compiled = torch.compile(loss)
 
     def steps(order: Iterator[Tensor]) -> int:
@@ -164,10 +173,10 @@ def _plain_loop(
             seen += len(index)
         return seen
 
-    batches = list(torch.randperm(len(train)).split(VAE["batch"]))
+    batches = list(torch.randperm(len(train)).split(batch))
     steps(iter(batches[:3]))
     begun = time.perf_counter()
-    seen = steps(iter(batches * VAE["epochs"]))
+    seen = steps(iter(batches * epochs))
     return time.perf_counter() - begun, seen
 
 
@@ -178,6 +187,107 @@ def _stand_in_for_torchvision() -> None:
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _stand_in_for_torchvision.__dict__["kept"] = library
+
+
+# VQ-VAE: the strided networks of ours on both sides, 49 codes of 512 for 28 x 28 pixels of 8 bits.
+
+
+def vq_vae_ours() -> dict[str, Any]:
+    from simulacra import build, open_data
+    from simulacra.data.dataset import Stream
+    from simulacra.games import Play
+    from simulacra.runs.machine import has_bf16, keep_freed_memory
+    from simulacra.runs.recipe import with_optimiser
+
+    data = open_data("mnist")
+    settings = {"codes": VQ_VAE["codes"], "width": VQ_VAE["width"], "hidden": VQ_VAE["hidden"]}
+    settings |= {"prior": "own", "learning_rate": VQ_VAE["rate"], "batch_size": VQ_VAE["batch"]}
+    model = build("vq-vae", data.space, settings=settings, num_examples=len(data.train))
+    game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
+    play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
+    keep_freed_memory()
+    # The codes' first half of the game only: the peer has no prior.
+    rounds = play.rounds(
+        Stream(data.train, VQ_VAE["batch"], seed=0),
+        lambda clock: 0.4 * clock.rounds / VQ_VAE["steps"],
+    )
+    for _ in range(3):
+        next(rounds)
+    begun = time.perf_counter()
+    for _ in range(VQ_VAE["steps"] - 3):
+        next(rounds)
+    seconds = time.perf_counter() - begun
+    model.eval()
+    x = data.test.first(HELD_OUT).x
+    with torch.no_grad():
+        back = torch.cat([model.decode(model.encode(part)) for part in x.split(AT_ONCE)])
+    error = ((x.float() - back.float()) / 255).square().flatten(1).sum(1).mean()
+    count = (VQ_VAE["steps"] - 3) * VQ_VAE["batch"]
+    return told(count, seconds, model, float(error), "held-out squared error of an image")
+
+
+def vq_vae_pythae(best: bool) -> dict[str, Any]:
+    _stand_in_for_torchvision()
+    from pythae import models as peer
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    from simulacra.layers.strided import StridedDecoder, StridedEncoder, Strides
+
+    strides, sizes = Strides((28, 28), 2), (VQ_VAE["hidden"], 2)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = StridedEncoder(strides, 1, *sizes, VQ_VAE["width"])
+
+        def forward(self, x: Tensor) -> Any:
+            return ModelOutput(embedding=self.inner(x).contiguous())
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = StridedDecoder(strides, VQ_VAE["width"], *sizes, 1)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.inner(z).contiguous())
+
+    train, test = mnist()
+    count = VQ_VAE["steps"] * VQ_VAE["batch"]
+    config = peer.VQVAEConfig(
+        input_dim=(1, 28, 28),
+        latent_dim=VQ_VAE["width"],
+        num_embeddings=VQ_VAE["codes"],
+        use_ema=True,
+    )
+    model = peer.VQVAE(config, Encoder(), Decoder())
+    if not best:
+        for part in (model.encoder, model.decoder):
+            part.to(memory_format=torch.contiguous_format)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = BaseTrainerConfig(
+                folder,
+                per_device_train_batch_size=VQ_VAE["batch"],
+                per_device_eval_batch_size=VQ_VAE["batch"],
+                num_epochs=1,
+                learning_rate=VQ_VAE["rate"],
+                no_cuda=True,
+            )
+            trainer = BaseTrainer(model, _Rows(train[:count]), None, settings)
+            begun = time.perf_counter()
+            trainer.train()
+            seconds, images = time.perf_counter() - begun, count
+    else:
+        model.train()
+        seconds, images = _plain_loop(
+            model, train[:count], _vae_loss, VQ_VAE["batch"], VQ_VAE["rate"], 1
+        )
+    model.eval()
+    with torch.no_grad():
+        back = torch.cat([model(_Record(data=part))["recon_x"] for part in test.split(AT_ONCE)])
+    error = (test - back).square().flatten(1).sum(1).mean()
+    return told(images, seconds, model, float(error), "held-out squared error of an image")
 
 
 # DDPM: a U-Net of four resolutions, predicting the noise on the linear schedule.
@@ -280,6 +390,11 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "simulacra": vae_ours,
         "pythae, as users run it": lambda: vae_pythae(False),
         "pythae, best switches": lambda: vae_pythae(True),
+    },
+    "vq-vae": {
+        "simulacra": vq_vae_ours,
+        "pythae, as users run it": lambda: vq_vae_pythae(False),
+        "pythae, best switches": lambda: vq_vae_pythae(True),
     },
     "ddpm": {
         "simulacra": ddpm_ours,

@@ -56,6 +56,36 @@ class Sampler(ABC):
         a sample; without ``generator`` a fresh seed is taken from the system."""
 
 
+class Gradual(ABC):
+    """Makes a sample step by step, from noise to a datum."""
+
+    @abstractmethod
+    def trajectory(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "steps num_samples *shape"]:
+        """What every step stands at, as elements of the space: noise first, and last what ``sample``
+        draws from the same seed."""
+
+
+class Variator(ABC):
+    """Draws elements that are like given ones."""
+
+    @abstractmethod
+    def vary(
+        self,
+        x: Shaped[Tensor, "batch *shape"],
+        *,
+        strength: float = 0.8,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "batch *shape"]:
+        """Another element for each; ``strength``, above 0 to 1, says how little of ``x`` is left."""
+
+
 class Density(ABC):
     """Says how likely an element is, and what kind of number that is."""
 
@@ -211,6 +241,8 @@ Promise = TypeVar("Promise")
 
 CAPABILITIES: tuple[type, ...] = (
     Sampler,
+    Gradual,
+    Variator,
     Density,
     Factorised,
     Annealed,

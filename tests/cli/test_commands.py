@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, from training to use."""
+"""The command line as a user meets it: from training to use, each command a process of its own."""
 
 import json
 import os
@@ -12,21 +12,6 @@ import pytest
 from PIL import Image
 
 
-def simulacra(*words, cwd, **more):
-    """Run a command; returns the finished process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "simulacra", *map(str, words)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        **more,
-    )
-
-
 def refused(done, code, *words):
     """One line that names everything in ``words``, the exit code, and no traceback."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
@@ -38,7 +23,7 @@ def refused(done, code, *words):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(simulacra, tmp_path_factory):
     """A folder with two small runs in it, trained by the commands of the README."""
     folder = tmp_path_factory.mktemp("cli")
     for model, *options in (("vae",), ("dcgan", "--set", "channels=8", "--conditional")):
@@ -50,13 +35,13 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_a_verb_or_option_that_there_is_not(tmp_path):
+def test_a_verb_or_option_that_there_is_not(simulacra, tmp_path):
     refused(simulacra("trian", "vae", cwd=tmp_path), 2, "USE-001", "trian")
     refused(simulacra("train", "--budgt", "3m", cwd=tmp_path), 2, "USE-001", "--budgt")
     refused(simulacra("sample", cwd=tmp_path), 2, "USE-001", "'run'")
 
 
-def test_help_answers_without_torch(tmp_path):
+def test_help_answers_without_torch(simulacra, tmp_path):
     begun = time.perf_counter()
     done = simulacra("--help", cwd=tmp_path)
     assert time.perf_counter() - begun < 3
@@ -66,14 +51,14 @@ def test_help_answers_without_torch(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_map_of_families(tmp_path):
+def test_the_map_of_families(simulacra, tmp_path):
     done = simulacra("models", cwd=tmp_path)
     for name in ("independent", "gaussian-mixture", "pixelcnn", "realnvp", "vae", "ddpm", "dcgan"):
         assert name in done.stdout
     assert "implicit" in done.stdout
 
 
-def test_samples_are_a_picture_or_an_array_and_repeat(place):
+def test_samples_are_a_picture_or_an_array_and_repeat(simulacra, place):
     for out in ("a.png", "a.npy"):
         done = simulacra("sample", "vae", "--num-samples", 9, "--out", out, cwd=place)
         assert done.stdout.strip() == out, done.stderr
@@ -85,7 +70,7 @@ def test_samples_are_a_picture_or_an_array_and_repeat(place):
         assert min(image.size) > 100
 
 
-def test_scores_are_a_table_with_units(place):
+def test_scores_are_a_table_with_units(simulacra, place):
     done = simulacra("score", "vae", "--count", 5, cwd=place)
     head, *rows = done.stdout.splitlines()
     assert "log_prob (nats; lower)" in head
@@ -93,13 +78,13 @@ def test_scores_are_a_table_with_units(place):
     assert len(rows) == 5
 
 
-def test_a_single_image_can_be_scored(place):
+def test_a_single_image_can_be_scored(simulacra, place):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(place / "one.png")
     done = simulacra("score", "vae", "one.png", cwd=place)
     refused(done, 65, "one.png", "0..255", "0..16")
 
 
-def test_points_of_the_plane_are_drawn_and_their_modes_counted(tmp_path):
+def test_points_of_the_plane_are_drawn_and_their_modes_counted(simulacra, tmp_path):
     done = simulacra(
         "train",
         "gaussian-mixture",
@@ -127,7 +112,7 @@ def test_points_of_the_plane_are_drawn_and_their_modes_counted(tmp_path):
     assert page.count("data:image/png;base64,") >= 3
 
 
-def test_codes_reconstructions_and_evaluation(place):
+def test_codes_reconstructions_and_evaluation(simulacra, place):
     codes = simulacra("encode", "vae", "--count", 20, cwd=place)
     assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr
     done = simulacra("encode", "vae", "--project", "codes.svg", cwd=place)
@@ -172,7 +157,7 @@ def test_codes_reconstructions_and_evaluation(place):
     assert "http" not in page
 
 
-def test_anomalies_raise_alarms_and_say_how_rare_they_are(place):
+def test_anomalies_raise_alarms_and_say_how_rare_they_are(simulacra, place):
     done = simulacra("anomalies", "vae", "--false-alarms", 0.1, "--count", 150, cwd=place)
     lines = done.stdout.splitlines()
     assert (
@@ -193,7 +178,7 @@ def test_anomalies_raise_alarms_and_say_how_rare_they_are(place):
     refused(few, 80, "cannot promise", "at least 999 clean data")
 
 
-def test_maps_say_which_entries_are_strange(place):
+def test_maps_say_which_entries_are_strange(simulacra, place):
     words = ("anomalies", "vae", "--out", "a.csv", "--maps")
     done = simulacra(*words, "maps.png", cwd=place)
     assert "each above its map: dark 0 to bright" in done.stderr, done.stderr
@@ -210,21 +195,21 @@ def test_maps_say_which_entries_are_strange(place):
     refused(simulacra(*words, "m.png", "--score", "own", cwd=place), 78, "choose --score reconst")
 
 
-def test_the_ruler_is_tested_by_name(place):
+def test_the_ruler_is_tested_by_name(simulacra, place):
     done = simulacra("doctor", "ruler", cwd=place)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("\nok ") == 6
     refused(simulacra("doctor", "magic", cwd=place), 78, "ask for machine or ruler")
 
 
-def test_a_class_can_be_asked_for(place):
+def test_a_class_can_be_asked_for(simulacra, place):
     done = simulacra("sample", "dcgan", "--label", 3, "--num-samples", 4, cwd=place)
     assert done.returncode == 0, done.stderr
     refused(simulacra("sample", "dcgan", "--label", 10, cwd=place), 78, "--label is 10", "0 to 9")
     refused(simulacra("sample", "vae", "--label", 1, cwd=place), 78, "not conditional")
 
 
-def test_wrong_uses_get_one_line_each(place):
+def test_wrong_uses_get_one_line_each(simulacra, place):
     (place / "empty").mkdir(exist_ok=True)
     (place / "words").mkdir(exist_ok=True)
     (place / "words" / "a.png").write_text("these are words")
@@ -261,7 +246,7 @@ def test_wrong_uses_get_one_line_each(place):
     refused(simulacra("compare", "digits", "--budget", "soon", cwd=place), 78, "'soon'", "3m")
 
 
-def test_a_changed_byte_in_the_weights_is_found(place, tmp_path):
+def test_a_changed_byte_in_the_weights_is_found(simulacra, place, tmp_path):
     import shutil
 
     shutil.copytree(place / "vae", tmp_path / "vae")
@@ -272,13 +257,13 @@ def test_a_changed_byte_in_the_weights_is_found(place, tmp_path):
     refused(simulacra("sample", "vae", cwd=tmp_path), 66, "model.safetensors", "changed")
 
 
-def test_a_full_disk_loses_nothing(place):
+def test_a_full_disk_loses_nothing(simulacra, place):
     done = simulacra("sample", "vae", "--out", "/dev/full/a.png", cwd=place)
     assert done.returncode == 74
     assert done.stderr.startswith("error[IO-")
 
 
-def test_ctrl_c_keeps_the_run_and_resume_goes_on(tmp_path):
+def test_ctrl_c_keeps_the_run_and_resume_goes_on(simulacra, tmp_path):
     words = [sys.executable, "-m", "simulacra", "train", "vae", "digits", "--budget", "3000steps"]
     child = subprocess.Popen(
         [*words, "--out", "run"],
@@ -316,7 +301,7 @@ def test_any_moment_can_be_interrupted_without_a_traceback(tmp_path):
         assert child.returncode in (66, 130, -2), told
 
 
-def test_rows_are_drawn_given_some_columns(tmp_path):
+def test_rows_are_drawn_given_some_columns(simulacra, tmp_path):
     stream = np.random.default_rng(0)
     sex, size = stream.integers(2, size=400), stream.normal(size=400)
     pairs = enumerate(zip(sex, size, strict=True))
@@ -341,5 +326,5 @@ def test_rows_are_drawn_given_some_columns(tmp_path):
     refused(simulacra("complete", "run", "--known", "sx", cwd=tmp_path), 78, "CFG-141", "sex")
 
 
-def test_columns_are_not_given_of_pictures(place):
+def test_columns_are_not_given_of_pictures(simulacra, place):
     refused(simulacra("sample", "vae", "--given", "a=1", cwd=place), 78, "CFG-144", "images")

@@ -2,7 +2,7 @@
 
 import torch
 
-from simulacra.contract import Sampler
+from simulacra.contract import Gradual, Sampler, Variator
 
 
 def seeded(seed):
@@ -62,3 +62,21 @@ def test_sampling_changes_nothing(having):
     model.sample(8, generator=seeded(0))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_trajectory_ends_where_samples_are(having):
+    model = having(Gradual).trained
+    states = model.trajectory(3, generator=seeded(6))
+    assert len(states) > 1
+    assert all(model.space.contains(one) for one in states)
+    assert same(states[-1], model.sample(3, generator=seeded(6)))
+    assert not torch.equal(states[0], states[-1])
+
+
+def test_variations_depend_on_their_seed_and_on_no_neighbour(having):
+    model = having(Variator).trained
+    x = model.space.random(5, seeded(0))
+    varied = model.vary(x, strength=0.7, generator=seeded(1))
+    assert model.space.contains(varied)
+    assert same(varied[:2], model.vary(x[:2], strength=0.7, generator=seeded(1)))
+    assert not torch.equal(varied, model.vary(x, strength=0.7, generator=seeded(2)))

@@ -40,7 +40,7 @@ def test_the_penalty_is_the_mean_squared_slope():
     told = model.gradient_penalty(Batch(x), row_noise(6, seeded(), "cpu"), Clock())
     start = x.float() * 2 - 1
     slopes = [
-        torch.autograd.functional.jacobian(lambda one: model.critic(one[None], None)[0], row)
+        torch.autograd.functional.jacobian(lambda one: model.critic(one[None], None).logit[0], row)
         for row in start
     ]
     mean = torch.stack(slopes).square().flatten(1).sum(1).mean()

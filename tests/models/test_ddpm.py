@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 
+from simulacra.contract import Kind
 from simulacra.games import Batch, Clock
 from simulacra.models.diffusion.ddpm import DDPM, Config
 from simulacra.probability.diffusion import (
     Diffusion,
+    Scales,
     discretised_gaussian_log_prob,
     level_mean,
 )
-from simulacra.probability.noise import row_noise
+from simulacra.probability.noise import BatchNoise, row_noise
+from simulacra.probability.samplers import DDIM, descended, implicit, last
+from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -34,9 +38,13 @@ def test_jumps_are_what_the_single_steps_come_to(schedule):
     for t in range(1, 51):
         alpha = float(diffusion.alpha_bar[t] / diffusion.alpha_bar[t - 1])
         mean, variance = alpha**0.5 * mean, alpha * variance + 1 - alpha
-        signal, spread = diffusion.scales(torch.tensor([t]), column([0.0]))
-        assert float(signal) == pytest.approx(mean, rel=1e-10)
-        assert float(spread) == pytest.approx(variance**0.5, rel=1e-10)
+        level, at = diffusion.level(t), diffusion.scales(torch.tensor([t]), column([0.0]))
+        assert level.signal == pytest.approx(mean, rel=1e-10)
+        assert level.spread == pytest.approx(variance**0.5, rel=1e-10)
+        assert (float(at.signal), float(at.spread)) == pytest.approx((level.signal, level.spread))
+        assert float(at.log_snr) == pytest.approx(level.log_snr, rel=1e-9)
+        again = Scales.preserving(at.log_snr, column([0.0]))
+        assert (float(again.signal), float(again.spread)) == pytest.approx((mean, variance**0.5))
 
 
 def test_the_linear_schedule_is_the_papers():
@@ -54,9 +62,9 @@ def test_what_is_predicted_gives_the_origin_back(schedule, kind):
     diffusion = Diffusion(schedule, 100)
     x0, epsilon = torch.randn(2, 99, 3, dtype=torch.float64, generator=seeded())
     t = torch.arange(1, 100)
-    x_t = diffusion.noised(x0, t, epsilon)
-    told = diffusion.target(x0, epsilon, t, kind)
-    torch.testing.assert_close(diffusion.origin(x_t, told, t, kind), x0, atol=1e-7, rtol=1e-7)
+    at = diffusion.scales(t, x0)
+    x_t, told = at.noised(x0, epsilon), at.target(x0, epsilon, kind)
+    torch.testing.assert_close(at.origin(x_t, told, kind), x0, atol=1e-7, rtol=1e-7)
 
 
 @SCHEDULES
@@ -70,36 +78,17 @@ def test_the_ancestral_step_is_bayes_rule(schedule):
         precision = 1 / prior + alpha / (1 - alpha)
         x0, x_t = 0.3, -1.1
         mean = (float(bar[t - 1]) ** 0.5 * x0 / prior + alpha**0.5 * x_t / (1 - alpha)) / precision
-        step = diffusion.between(
-            column([x_t]), column([x0]), torch.tensor([t]), torch.tensor([t - 1]), 1.0
-        )
-        assert float(step.mean) == pytest.approx(mean, rel=1e-9)
-        assert float(step.deviation) == pytest.approx(precision**-0.5, rel=1e-9)
+        now, then = diffusion.level(t), diffusion.level(t - 1)
+        narrow = then.variance_given(now)
+        assert narrow == pytest.approx(1 / precision, rel=1e-9)
+        assert then.variance_from(now) == pytest.approx(1 - alpha, rel=1e-9)
+        both = diffusion.variances(torch.tensor([t]), column([0.0]))
+        assert [float(one) for one in both] == pytest.approx([1 / precision, 1 - alpha], rel=1e-8)
+        step = implicit(column([x_t]), column([x0]), now, then, narrow)
+        assert float(step) == pytest.approx(mean, rel=1e-9)
         gap = diffusion.posterior_mean_gap(torch.tensor([t]))
-        moved = diffusion.between(
-            column([x_t]), column([x0 + 1]), torch.tensor([t]), torch.tensor([t - 1]), 1.0
-        )
-        expected = 0.5 * float((moved.mean - step.mean) ** 2 / step.deviation**2)
-        assert float(gap) == pytest.approx(expected, rel=1e-8)
-
-
-@SCHEDULES
-def test_a_perfect_denoiser_of_a_gaussian_samples_that_gaussian(schedule):
-    """With x_0 ~ N(m, s^2) the best prediction is known; ancestral and DDIM steps keep its moments."""
-    diffusion, centre, deviation = Diffusion(schedule, 1000), 0.4, 0.3
-    for eta in (0.0, 1.0):
-        stream = seeded(1)
-        x = torch.randn(20_000, 1, dtype=torch.float64, generator=stream)
-        for t in range(1000, 0, -4):
-            now, then = torch.full((len(x),), t), torch.full((len(x),), max(t - 4, 0))
-            bar = float(diffusion.alpha_bar[t])
-            gain = deviation**2 * bar**0.5 / (deviation**2 * bar + 1 - bar)
-            x0 = centre + gain * (x - bar**0.5 * centre)
-            step = diffusion.between(x, x0, now, then, eta)
-            fresh = torch.randn(x.shape, dtype=torch.float64, generator=stream)
-            x = step.mean + step.deviation * fresh
-        assert float(x.mean()) == pytest.approx(centre, abs=0.015)
-        assert float(x.std()) == pytest.approx(deviation, abs=0.015)
+        moved = implicit(column([x_t]), column([x0 + 1]), now, then, narrow)
+        assert float(gap) == pytest.approx(0.5 * float((moved - step) ** 2) / narrow, rel=1e-8)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -121,37 +110,145 @@ def test_the_nearest_level_is_read_by_bayes_rule():
     torch.testing.assert_close(level_mean(y, deviation, levels), weights @ grid, atol=1e-8, rtol=0)
 
 
-@KINDS
-def test_the_bounds_terms_agree_with_one_long_sum(kind):
-    """All t one after the other, many times, against the estimate that ``log_prob`` makes."""
-    space = Images(1, 2, 3, 3)
-    config = Config(8, 1, 0.0, 12, "cosine", kind, bound_steps=3, batch_size=16)
-    model = DDPM(space, config).double().eval()
+def jittered(model):
+    """Weights of no meaning, but none of them nought."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-        x = space.random(1, seeded()).expand(400, -1, -1, -1)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(parameter.numel())))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "variance"),
+    [("epsilon", "fixed"), ("x0", "fixed"), ("v", "fixed"), ("v", "learned")],
+)
+def test_the_bounds_terms_agree_with_one_long_sum(kind, variance):
+    """All t one after the other, by the Gaussians' own divergence, against what ``log_prob`` says."""
+    space = Images(1, 2, 3, 3)
+    config = Config(8, 1, 0.0, 12, "cosine", kind, variance=variance, bound_steps=3, batch_size=16)
+    model = jittered(DDPM(space, config).double().eval())
+    diffusion, rows = model.diffusion, 150
+    with torch.no_grad():
+        x = space.random(1, seeded()).expand(rows, -1, -1, -1)
         estimates = [model.log_prob(x, generator=seeded(seed)).mean() for seed in range(8)]
-        diffusion, x0 = model.diffusion, x.double() - 1
-        total = torch.zeros(400, dtype=torch.float64)
+        x0 = x.double() - 1
+        total = torch.zeros(rows, dtype=torch.float64)
         for t in range(2, 13):
-            now = torch.full((400,), t)
-            epsilon = torch.randn(x0.shape, dtype=torch.float64, generator=seeded(t))
-            guess = model._origin(diffusion.noised(x0, now, epsilon), now, None)
-            before = now - 1
-            x_t = diffusion.noised(x0, now, epsilon)
-            true, told = (diffusion.between(x_t, one, now, before, 1.0) for one in (x0, guess))
-            total += (0.5 * ((true.mean - told.mean) / true.deviation) ** 2).flatten(1).sum(1)
-        terms = model._terms(x, None, row_noise(400, seeded(99), "cpu"))
+            at = diffusion.scales(torch.full((rows,), t), x0)
+            x_t = at.noised(x0, torch.randn(x0.shape, dtype=torch.float64, generator=seeded(t)))
+            guess = model.reverse.guess(x_t, at, None)
+            now, then = diffusion.level(t), diffusion.level(t - 1)
+            narrow = torch.tensor(then.variance_given(now), dtype=torch.float64)
+            wide = torch.tensor(then.variance_from(now), dtype=torch.float64)
+            share = torch.zeros(()) if guess.share is None else guess.share
+            own = (share * wide.log() + (1 - share) * narrow.log()).exp()
+            means = [implicit(x_t, one, now, then, float(narrow)) for one in (x0, guess.x0)]
+            q, p = (
+                torch.distributions.Normal(m, v.sqrt())
+                for m, v in zip(means, (narrow, own), strict=True)
+            )
+            total += torch.distributions.kl_divergence(q, p).flatten(1).sum(1)
+        terms = model._terms(x, None, row_noise(rows, seeded(99), "cpu"))
     expected = -float((total + terms.prior + terms.data).mean())
     found = torch.stack(estimates)
     assert float(found.mean()) == pytest.approx(expected, abs=5 * float(found.std()) + 0.3)
 
 
+def test_the_bound_moves_a_learned_variance_and_not_the_mean():
+    """The gradient of the hybrid loss's bound is nought for the output that tells the mean."""
+    config = Config(8, 1, steps=20, prediction="v", variance="learned")
+    model = jittered(DDPM(Images(1, 4, 4, 4), config))
+    batch = Batch(model.space.random(64, seeded()))
+    loss = model.denoising_error(batch, BatchNoise(seeded(1), 64), Clock())
+    last = model.network.leave[-1].weight
+    (slope,) = torch.autograd.grad(loss.numbers["bound"], last)
+    assert float(slope[0].abs().max()) == 0
+    assert float(slope[1].abs().max()) > 0
+
+
+def test_guidance_goes_on_along_the_difference():
+    """x_0 of w = 2 from those of w = 0 with and without the label; no guidance without a label."""
+    model = DDPM(Images(1, 3, 3, 4), Config(8, 1, label_dropout=0.1), condition=Labels(3))
+    jittered(model.double().eval())
+    way = model.reverse
+    x = torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=seeded())
+    level, classes = model.diffusion.level(400), way.classes(torch.tensor([0, 1, 2, 0]), 4)
+    with torch.no_grad():
+        plain, guided = (way.denoiser(classes, w, legible=False)(x, level).x0 for w in (0.0, 2.0))
+        free = way.denoiser(None, 0.0, legible=False)(x, level).x0
+    torch.testing.assert_close(guided, plain + 2 * (plain - free))
+    assert float((guided - plain).abs().max()) > 1e-3
+    with pytest.raises(Refusal, match="label"):
+        DDPM(model.space, Config(8, 1), condition=Labels(3)).sample(2, guidance_scale=1.0)
+    with pytest.raises(Refusal, match="conditional"):
+        DDPM(model.space, Config(8, 1, label_dropout=0.1)).sample(2, guidance_scale=1.0)
+
+
+def test_a_classifier_guides_by_the_slope_of_its_log_chance():
+    config = Config(8, 1, guidance="classifier")
+    model = jittered(DDPM(Images(1, 3, 3, 4), config, condition=Labels(3)).double().eval())
+    way, level = model.reverse, model.diffusion.level(400)
+    x = torch.randn(2, 1, 3, 3, dtype=torch.float64, generator=seeded())
+    classes, at = way.classes(torch.tensor([2, 0]), 2), Scales.of(level, x)
+    told = way.denoiser(classes, 1.5, legible=False)(x, level).x0 - model._origin(x, at, classes).x0
+
+    def chance(y):
+        return float((model.classifier(y, at.log_snr) * classes).sum())
+
+    step = torch.zeros_like(x)
+    step[1, 0, 2, 1] = 1e-5
+    with torch.no_grad():
+        slope = (chance(x + step) - chance(x - step)) / 2e-5
+    expected = 1.5 * level.spread**2 / level.signal * slope
+    assert float(told[1, 0, 2, 1].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_flows_likelihood_sums_to_one_over_all_states():
+    """An unbiased estimate of each probability, but for the solver's steps; and it says what it is."""
+    config = Config(8, 1, schedule="cosine", prediction="v", likelihood="flow", flow_steps=30)
+    model = jittered(DDPM(Images(1, 1, 3, 2), config).double().eval())
+    states = torch.cartesian_prod(*[torch.arange(2)] * 3).reshape(8, 1, 1, 3).to(torch.uint8)
+    told = model.log_prob(states.repeat_interleave(15, 0), generator=seeded()).exp().reshape(8, 15)
+    error = float(told.var(1).sum() / 15) ** 0.5
+    assert float(told.mean(1).sum()) == pytest.approx(1, abs=4 * error + 0.05)
+    assert error < 0.25
+    assert model.kind is Kind.ESTIMATE
+    change = model.diagnose(states)["flow likelihood, change at half the steps (bits/dim)"]
+    assert 0 < change < 0.2
+
+
+def test_inversion_leads_back():
+    """From data to noise and back by the same path, in few steps."""
+    model = jittered(DDPM(Images(1, 4, 4, 4), Config(8, 1, prediction="v")).double().eval())
+    way = model._way(num_inference_steps=40, spacing="karras")
+    x = model.space.random(5, seeded())
+    noise = model.reverse.inverted(x, None, way)
+    path, denoise = model.reverse.steps(way)[:-1], model.reverse.denoiser(None, 0, legible=False)
+    with torch.no_grad():
+        again = last(descended(DDIM(), denoise, noise, path, row_noise(5, seeded())))
+    gap = (again - model.reverse.centred(x)).square().mean().sqrt()
+    assert float(gap) <= 1e-2
+    assert float(noise.std()) > 0.3
+
+
+def test_variation_goes_from_the_given_to_any_other():
+    config = Config(8, 1, schedule="cosine", prediction="x0")
+    model = DDPM(Images(1, 4, 4, 2), config).eval()
+    way = model._way(num_inference_steps=50)
+    assert len(model.reverse.steps(way, 0.6)) == 31
+    x = model.space.random(3, seeded(1))
+    near = model.reverse.vary(x, 0.02, None, seeded(), way)
+    assert torch.equal(near, x)
+    far = model.reverse.vary(x, 1.0, None, seeded(), way)
+    assert torch.equal(far, model.reverse.vary(x.flip(0), 1.0, None, seeded(), way))
+    with pytest.raises(Refusal, match="strength"):
+        model.reverse.vary(x, 1.2, None, seeded(), way)
+
+
 def test_few_steps_are_a_subset_of_many():
     model = DDPM(Images(1, 4, 4, 4), Config(8, 1, steps=100))
     for count in (1, 7, 100, 1000):
-        path = model._path(count)
+        path = model.diffusion.times(count)
         assert path[0] == 100
         assert path[-1] == 0
         assert len(path) == min(count, 100) + 1

@@ -1,14 +1,17 @@
 """What a run shows of its test data: codes in the plane and strange data, for every kind of space."""
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.projection import Projection, principal_components
-from simulacra.runs.exhibits import Plane, exhibits, plane_of_codes, strange_data
+from simulacra.runs.exhibits import Plane, exhibits, from_noise, plane_of_codes, strange_data
 from simulacra.runs.scatter import MOST_NAMED, palette, scatter
 from simulacra.shelf import build
 from simulacra.spaces import Column, Images, Labels, Table, Tokens
@@ -102,3 +105,17 @@ def test_data_without_classes_are_one_colour():
     assert plane.classes is None
     assert "Coloured" not in plane.words
     assert plane.svg().count("datum") == 40
+
+
+def test_samples_are_shown_as_they_come_to_be():
+    data = dataset(Images(1, 5, 4, 3), Labels(2))
+    settings = {"channels": 8, "blocks": 1, "num_inference_steps": 5}
+    model = build("ddpm", data.space, settings=settings, condition=data.labels, num_examples=40)
+    show = from_noise(model.eval(), data, 0)
+    assert "in 5 steps" in show.words
+    assert show.body.count("<img") == 2
+    encoded = show.body.rpartition("base64,")[2].partition('"')[0]
+    moving = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert moving.format == "PNG"
+    assert moving.n_frames == 6
+    assert from_noise(build("vae", data.space, num_examples=40), data, 0) is None

@@ -36,6 +36,32 @@ def sample(
         list[str] | None,
         typer.Option(help="Of a table, column=value: rows are drawn given these. May be repeated."),
     ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Of diffusion: ddim, ancestral, heun, dpm++2m, …")
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option(help="Of diffusion: steps from noise to data.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Of ddim: 0 is deterministic, 1 ancestral.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How far beyond its label a sample goes; 0 is not at all.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting that leaves the weights alone: spacing=karras."),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Data of the same space that samples start from.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="How little of --from is left, above 0 to 1.")
+    ] = 0.8,
+    trajectory: Annotated[
+        bool,
+        typer.Option("--trajectory", help="Draw the way from noise to data, and a GIF of it."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -46,16 +72,28 @@ def sample(
     """Draw new data from a trained run."""
     import torch
 
-    from simulacra import shelf
+    from simulacra.cli.training import parsed_settings
     from simulacra.contract import Sampler, require_capability
     from simulacra.runs.using import sample_in_chunks
 
-    model = shelf.from_pretrained(run)
+    steering = {
+        "sampler": sampler,
+        "num_inference_steps": num_inference_steps,
+        "eta": eta,
+        "guidance_scale": guidance_scale,
+    }
+    model = _steered(run, steering, parsed_settings(settings or []))
     require_capability(model, Sampler, to="sample")
     if num_samples < 1:
         raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
-    condition = _condition(model, label, num_samples)
     generator = torch.Generator().manual_seed(seed)
+    if from_ is not None:
+        _vary(run, model, from_, strength, label, num_samples, generator, out, seed)
+        return
+    condition = _condition(model, label, num_samples)
+    if trajectory:
+        _trajectory(run, model, condition, num_samples, generator, out, seed)
+        return
     if given:
         model = _Given(model, given)
     x = sample_in_chunks(model, num_samples, generator, condition)
@@ -329,6 +367,88 @@ class _Given:
         rows = self.row.expand(num_samples, -1)
         known = self.known.expand(num_samples, -1)
         return self.completer.complete(rows, known, condition=condition, generator=generator)
+
+
+def _steered(run: Path, steering: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """The run's model, with settings of sampling over its own; refused where it has none such."""
+    from dataclasses import fields
+
+    from simulacra import shelf
+
+    model = shelf.from_pretrained(run)
+    told = {name: value for name, value in steering.items() if value is not None}
+    known = {field.name for field in fields(model.config)}
+    missing = [name for name in told if name not in known]
+    if missing:
+        raise Refusal(
+            "CFG-216",
+            f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
+            way_out="leave it out; it is for models that sample from noise in steps",
+        )
+    told = {**settings, **told}
+    return shelf.from_pretrained(run, settings=told) if told else model
+
+
+def _vary(
+    run: Path,
+    model: Any,
+    data: str,
+    strength: float,
+    label: int | None,
+    count: int,
+    generator: Any,
+    out: Path | None,
+    seed: int,
+) -> None:
+    """Write data and, below each, a variation of it."""
+    from simulacra.contract import Variator, require_capability
+    from simulacra.runs.pictures import columns_of
+    from simulacra.runs.using import beside
+
+    variator = require_capability(model, Variator, to="start from given data")
+    batch = part_of(run, data, model).first(count)
+    condition = _condition(model, label, len(batch))
+    if condition is None and model.condition_space is not None:
+        condition = batch.condition
+    made = variator.vary(batch.x, strength=strength, condition=condition, generator=generator)
+    pairs = beside(batch.x, made.cpu(), columns_of(model.space))
+    typer.echo(_keep(pairs, model.space, out, run / f"variations-{seed}"))
+
+
+def _trajectory(
+    run: Path,
+    model: Any,
+    condition: Any,
+    count: int,
+    generator: Any,
+    out: Path | None,
+    seed: int,
+) -> None:
+    """Write samples from noise on as a strip of pictures and as an animation; or all states."""
+    from simulacra.contract import Gradual, require_capability
+    from simulacra.files import write_bytes
+    from simulacra.runs.pictures import has_picture, png
+    from simulacra.runs.trajectories import gif, strip, way
+    from simulacra.spaces import Images
+
+    gradual = require_capability(model, Gradual, to="draw the way from noise")
+    states = way(gradual, count, generator, condition)
+    space, default = model.space, run / f"trajectory-{seed}.png"
+    paths = [out] if out else [default, default.with_suffix(".gif")]
+    for path in paths:
+        if path.suffix == ".npy":
+            content = array_bytes(states)
+        elif path.suffix == ".gif" and has_picture(space):
+            content = gif(states, space, _behind(run, model, states[-1]))
+        elif path.suffix == ".png" and isinstance(space, Images):
+            content = png(strip(states, space))
+        elif out is None:
+            continue
+        else:
+            reason = f"{shown(path)} cannot hold a trajectory in {space}"
+            raise Refusal("CFG-217", reason, way_out="give a name that ends in .gif or .npy")
+        write_bytes(path, content)
+        typer.echo(path)
 
 
 def _condition(model: Any, label: int | None, count: int) -> Any:

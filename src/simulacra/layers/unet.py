@@ -7,6 +7,7 @@ fast with.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -85,7 +86,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, C, H, W).
+    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, outputs x C, H, W).
 
     Blocks stand where they cost least: the lowest resolution has ``blocks`` on either way, each larger
     one half as many, at least one, and the convolutions between two resolutions work on the smaller
@@ -94,7 +95,14 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, space: Images, channels: int, blocks: int, classes: int = 0, dropout: float = 0.0
+        self,
+        space: Images,
+        channels: int,
+        blocks: int,
+        classes: int = 0,
+        dropout: float = 0.0,
+        *,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.sizes = sides(space)
@@ -117,7 +125,7 @@ class UNet(nn.Module):
         self.leave = nn.Sequential(
             ChannelNorm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, space.channels, 3, padding=1),
+            nn.Conv2d(channels, outputs * space.channels, 3, padding=1),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -147,3 +155,36 @@ class UNet(nn.Module):
                 h = functional.interpolate(self.grow[index - 1](h), size=size, mode="nearest")
         out: Tensor = self.leave(h)
         return out
+
+
+class NoisyClassifier(nn.Module):
+    """log p(y | x_t) of noised images (n, C, H, W) with log-SNR (n,), shape (n, classes): a U-Net's way
+    down with one block at each resolution, attention, and a mean over positions."""
+
+    def __init__(self, space: Images, channels: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = 4 * channels
+        widths = [channels * min(2**level, 4) for level in range(len(sides(space)))]
+        self.level = LevelEmbedding(width)
+        self.enter = nn.Conv2d(space.channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(own, own, width, dropout) for own in widths)
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(own, following, 3, stride=2, padding=1)
+            for own, following in itertools.pairwise(widths)
+        )
+        self.attention = Attention(widths[-1])
+        self.leave = nn.Sequential(ChannelNorm(widths[-1]), nn.SiLU())
+        self.say = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                channels_last(module)
+
+    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        level = functional.silu(self.level(log_snr))
+        h = self.enter(x.contiguous(memory_format=torch.channels_last))
+        for index, block in enumerate(self.blocks):
+            h = block(self.shrink[index - 1](h) if index else h, level)
+        logits: Tensor = self.say(self.leave(self.attention(h)).mean((2, 3)))
+        if logits.dtype is torch.bfloat16:
+            logits = logits.float()
+        return torch.log_softmax(logits, dim=1)

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from simulacra.probability.samplers import Level, Spacing, spaced
+
 Prediction = Literal["epsilon", "x0", "v"]
 
 
@@ -32,12 +34,52 @@ def cosine_betas(steps: int, offset: float = 0.008) -> Tensor:
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """A Gaussian over x_s: its mean, and its standard deviation (broadcastable)."""
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """Noise levels of a batch's rows: ``signal`` and ``spread`` multiply them, ``log_snr`` is (n,)."""
 
-    mean: Tensor
-    deviation: Tensor
+    signal: Tensor
+    spread: Tensor
+    log_snr: Tensor
+
+    @classmethod
+    def of(cls, level: Level, like: Tensor) -> Scales:
+        """One level for all rows of ``like``; it has noise."""
+        one = like.new_ones(len(like))
+        shaped = one.reshape(-1, *[1] * (like.ndim - 1))
+        return cls(shaped * level.signal, shaped * level.spread, one * level.log_snr)
+
+    @classmethod
+    def preserving(cls, log_snr: Tensor, like: Tensor) -> Scales:
+        """Variance-preserving, of log-SNR (n,): signal^2 = sigmoid(log-SNR)."""
+        shaped = log_snr.double().reshape(-1, *[1] * (like.ndim - 1))
+        signal, spread = shaped.sigmoid().sqrt(), (-shaped).sigmoid().sqrt()
+        return cls(signal.to(like), spread.to(like), log_snr)
+
+    def noised(self, x0: Tensor, epsilon: Tensor) -> Tensor:
+        """x_t given x_0 and the noise (Ho et al. 2020, eq. 4)."""
+        return self.signal * x0 + self.spread * epsilon
+
+    def target(self, x0: Tensor, epsilon: Tensor, kind: Prediction) -> Tensor:
+        """What a network of that kind should predict; v = signal eps - spread x_0."""
+        if kind == "v":
+            return self.signal * epsilon - self.spread * x0
+        return epsilon if kind == "epsilon" else x0
+
+    def origin(self, x_t: Tensor, told: Tensor, kind: Prediction) -> Tensor:
+        """x_0 as the network's prediction implies it."""
+        if kind == "epsilon":
+            return (x_t - self.spread * told) / self.signal
+        return told if kind == "x0" else self.signal * x_t - self.spread * told
+
+    def legible(self, x_t: Tensor, x0: Tensor, levels: int) -> Tensor:
+        """x_0 cut to the data's range; the nearest level where noise is too weak to hide it."""
+        quarter_cell, sigma = 0.5 / (levels - 1), self.spread / self.signal
+        weak = sigma < quarter_cell
+        x0 = x0.clamp(-1, 1)
+        if not bool(weak.any()):
+            return x0
+        return torch.where(weak, level_mean(x_t / self.signal, sigma, levels), x0)
 
 
 class Diffusion:
@@ -50,47 +92,39 @@ class Diffusion:
             [torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)]
         )
 
-    def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped to multiply rows of ``like``."""
-        chosen = self.alpha_bar.to(t.device)[t].reshape(-1, *[1] * (like.ndim - 1))
-        return chosen.sqrt().to(like.dtype), (1 - chosen).sqrt().to(like.dtype)
+    def level(self, t: int) -> Level:
+        """The noise level of one t, 0 <= t <= T."""
+        bar = float(self.alpha_bar[t])
+        return Level(math.sqrt(bar), math.sqrt(1 - bar))
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_bar_t / (1 - alpha_bar_t)), shape of ``t``; for t >= 1."""
-        chosen = self.alpha_bar.to(t.device)[t]
-        return torch.log(chosen) - torch.log1p(-chosen)
+    def times(self, count: int) -> list[int]:
+        """T = t_1 > t_2 > … > 0, ``count`` steps evenly spaced."""
+        count = min(count, self.steps)
+        return [round(self.steps * (count - index) / count) for index in range(count + 1)]
 
-    def noised(self, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
-        """x_t given x_0 and the noise (Ho et al. 2020, eq. 4)."""
-        signal, spread = self.scales(t, x0)
-        return signal * x0 + spread * epsilon
+    def path(self, count: int, spacing: Spacing) -> list[Level]:
+        """From the noisiest level down to none, in ``count`` steps."""
+        if spacing == "time":
+            return [self.level(t) for t in self.times(count)]
+        return spaced(self.level(self.steps).sigma, self.level(1).sigma, count, spacing)
 
-    def target(self, x0: Tensor, epsilon: Tensor, t: Tensor, kind: Prediction) -> Tensor:
-        """What a network of that kind should predict; v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
-        signal, spread = self.scales(t, x0)
-        return {"epsilon": epsilon, "x0": x0, "v": signal * epsilon - spread * x0}[kind]
+    def scales(self, t: Tensor, like: Tensor) -> Scales:
+        """The levels of t (n,), t >= 1, shaped to multiply rows of ``like``."""
+        bar = self.alpha_bar.to(t.device)[t]
+        shaped = bar.reshape(-1, *[1] * (like.ndim - 1))
+        log_snr = torch.log(bar) - torch.log1p(-bar)
+        return Scales(shaped.sqrt().to(like), (1 - shaped).sqrt().to(like), log_snr)
 
-    def origin(self, x_t: Tensor, told: Tensor, t: Tensor, kind: Prediction) -> Tensor:
-        """x_0 as the network's prediction implies it."""
-        signal, spread = self.scales(t, x_t)
-        if kind == "epsilon":
-            return (x_t - spread * told) / signal
-        return told if kind == "x0" else signal * x_t - spread * told
+    def variances(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """beta-tilde_t and beta_t, t (n,), of the step to t - 1, shaped to multiply rows of ``like``.
 
-    def between(self, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, eta: float) -> Posterior:
-        """x_s, s < t, from x_t and x_0 (Song et al. 2021, eq. 12 and 16).
-
-        eta = 1 is the posterior q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7 for s = t - 1), eta = 0 is
-        deterministic.
+        beta-tilde_1 is nought, and beta-tilde_2 stands for it (Nichol & Dhariwal 2021, sec. 3.1).
         """
         bar = self.alpha_bar.to(t.device)
-        shape = (-1, *[1] * (x_t.ndim - 1))
-        bar_t, bar_s = bar[t].reshape(shape), bar[s].reshape(shape)
-        variance = eta**2 * (1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)
-        epsilon = (x_t - bar_t.sqrt().to(x_t.dtype) * x0) / (1 - bar_t).sqrt().to(x_t.dtype)
-        direction = (1 - bar_s - variance).clamp(min=0).sqrt().to(x_t.dtype)
-        mean = bar_s.sqrt().to(x_t.dtype) * x0 + direction * epsilon
-        return Posterior(mean, variance.sqrt().to(x_t.dtype))
+        beta, place = 1 - bar[t] / bar[t - 1], t.clamp(min=min(2, self.steps))
+        narrow = (1 - bar[place - 1]) / (1 - bar[place]) * (1 - bar[place] / bar[place - 1])
+        shape = (-1, *[1] * (like.ndim - 1))
+        return narrow.reshape(shape).to(like), beta.reshape(shape).to(like)
 
     def posterior_mean_gap(self, t: Tensor) -> Tensor:
         """w_t with KL(q(x_{t-1}|x_t,x_0) || same with x0') = w_t |x_0 - x0'|^2, for t >= 2.
@@ -121,6 +155,15 @@ def discretised_gaussian_log_prob(
     open_below = flip & (x == levels - 1) | ~flip & (x == 0)
     low = torch.where(open_below, -torch.inf, torch.special.log_ndtr(lower))
     return top + torch.log1p(-torch.exp((low - top).clamp(max=-1e-12)))
+
+
+def levels_log_prob(x: Tensor, y: Tensor, deviation: float, levels: int) -> Tensor:
+    """log p(x | y), y a level with noise of that deviation, all levels being as likely beforehand
+    (Kingma et al. 2021, sec. 3.3); x integers 0..levels-1, both of one shape."""
+    grid = torch.linspace(-1, 1, levels, dtype=y.dtype, device=y.device)
+    logits = -0.5 * ((y.unsqueeze(-1) - grid) / deviation).square()
+    told = torch.log_softmax(logits, dim=-1)
+    return told.gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
 
 
 def level_mean(y: Tensor, deviation: Tensor, levels: int) -> Tensor:

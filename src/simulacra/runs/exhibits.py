@@ -1,7 +1,8 @@
 """Exhibits: what one trained run shows of its own test data, for its page.
 
 The strangest data with the entries that make them so, where the model has a score with maps; the codes in
-the plane, where it has codes; and of images walks among codes, where codes lead back.
+the plane, where it has codes; of images walks among codes, where codes lead back; and samples from noise
+on, where they come to be step by step.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Encoder
+from simulacra.contract import Encoder, Gradual
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.downstream import classes_of
 from simulacra.evaluation.projection import MOST, Projection, projections
@@ -23,9 +24,12 @@ from simulacra.evaluation.scores import AnomalyScore, default_score, make_score,
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.refusals import shown
+from simulacra.runs.beliefs import SHOWN, can_show, drawn
 from simulacra.runs.maps import Scale, by_pixel, picture, strangest
-from simulacra.runs.pictures import embedded, grid, png
+from simulacra.runs.pictures import POINTS, animation, embedded, grid, has_picture, on_plane, png
 from simulacra.runs.scatter import scatter
+from simulacra.runs.trajectories import ROWS as WAYS
+from simulacra.runs.trajectories import moving, strip, way
 from simulacra.runs.walks import (
     REACH,
     STEPS,
@@ -58,6 +62,8 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         plane_of_codes(model, data, seed),
         ways_between(model, data),
         moved_units(model, data),
+        from_noise(model, data, seed),
+        belief_of_critic(model, data, seed),
     ]
     return [one for one in found if one is not None]
 
@@ -187,6 +193,47 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
     )
 
 
+def from_noise(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """Samples as they come to be; None for a model that does not make them step by step."""
+    if not isinstance(model, Gradual) or not has_picture(data.space):
+        return None
+    plane = on_plane(data.space)
+    condition = None
+    if getattr(model, "condition_space", None) is not None:
+        condition = data.test.first(POINTS if plane else WAYS).condition
+    stream = torch.Generator().manual_seed(mixed(seed, 141))
+    count = len(condition) if condition is not None else POINTS if plane else WAYS
+    states = way(model, count, stream, condition)
+    real = data.test.first(POINTS).x if plane else None
+    moved = animation(moving(states, data.space, real), kind="PNG")
+    body = _drawn(moved, "samples from noise on, moving")
+    words = f"{count} samples from noise to data in {len(states) - 1} steps"
+    if isinstance(data.space, Images):
+        body = _drawn(png(strip(states, data.space)), "samples from noise on") + body
+        words += ": a row a sample, then all of them moving"
+    return Exhibit("From noise to data", f"{words}.", body)
+
+
+def belief_of_critic(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """D over data and samples; None without a critic, or where neither lies on a line or in the plane."""
+    if not can_show(model, data.space):
+        return None
+    real = data.test.first(SHOWN).x
+    made = model.sample(len(real), generator=torch.Generator().manual_seed(mixed(seed, 141)))
+    told = model.diagnose(real)
+    listed = "".join(f"; {name} {value:.3f}" for name, value in told.items())
+    return Exhibit(
+        "What the critic believes",
+        f"D, the chance of being a datum, from 0 (dark) to 1 (bright), with {len(real):,} test data "
+        f"(white) and as many samples (green). Against the best critic D is p/(p + q), and 1/2 where "
+        f"samples are like data{listed}.",
+        f"<figure>{drawn(model, real, made)}</figure>",
+    )
+
+
 def _broad(x: Tensor, space: Images, name: str) -> str:
-    drawn = png(grid(x, space, columns=STEPS, pixels=720))
-    return f'<figure class="broad">{embedded(drawn, name)}</figure>'
+    return _drawn(png(grid(x, space, columns=STEPS, pixels=720)), name)
+
+
+def _drawn(content: bytes, name: str) -> str:
+    return f'<figure class="broad">{embedded(content, name)}</figure>'

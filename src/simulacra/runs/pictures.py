@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from simulacra.spaces import Images, Measure, Series, Space
 
 POINTS = 2000
 """So many points of the plane are drawn at most, of samples and of real data."""
+FRAME, HELD = 80, 1500
+"""Milliseconds of a picture in an animation, and of its last one."""
 SOFT, PLAIN, RADIUS, SHARPER, MARGIN = (176, 184, 194), (11, 110, 79), 1.6, 3, 0.12
 
 
@@ -102,6 +106,21 @@ def png(picture: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def animation(pictures: Sequence[Image.Image], *, kind: Literal["GIF", "PNG"] = "GIF") -> bytes:
+    """Pictures one after the other for ever, the last one held, as a GIF or an animated PNG."""
+    buffer = io.BytesIO()
+    times = [FRAME] * (len(pictures) - 1) + [HELD]
+    pictures[0].save(
+        buffer,
+        format=kind,
+        save_all=True,
+        append_images=list(pictures[1:]),
+        duration=times,
+        loop=0,
+    )
     return buffer.getvalue()
 
 

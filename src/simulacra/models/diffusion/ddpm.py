@@ -1,25 +1,30 @@
 """Denoising diffusion: noise is added in T small steps, and a network learns to undo them.
 
 q(x_t|x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I) (Ho et al. 2020, eq. 4). A U-Net sees x_t and its
-log-SNR and predicts epsilon, x_0 or v; its x_0 gives p(x_{t-1}|x_t) = q(x_{t-1}|x_t, x_0 predicted).
-Training lowers the squared error of the prediction at random t (their eq. 14). The bound is
+log-SNR and predicts epsilon, x_0 or v; its x_0 gives p(x_{t-1}|x_t) = q(x_{t-1}|x_t, x_0 predicted), of
+variance beta-tilde, or one that it learns between beta-tilde and beta (Nichol & Dhariwal 2021, eq. 15).
+Training lowers the squared error of the prediction at random t (Ho et al., eq. 14) and, for a learned
+variance, 0.001 of the bound with the mean held fixed (Nichol & Dhariwal, eq. 16). The bound is
 
     log p(x) >= -KL(q(x_T|x) || N(0, I)) - sum_{t=2}^T KL(q(x_{t-1}|x_t, x) || p(x_{t-1}|x_t))
                 + E log p(x|x_1)                                                           (their eq. 5)
 
 with a discretised Gaussian for the last term (eq. 13). ``log_prob`` takes the sum over t on
-``bound_steps`` stratified draws of t, unbiased for the whole sum. Sampling goes over any sub-sequence of
-steps, from deterministic (eta = 0) to ancestral (eta = 1) (Song et al. 2021, eq. 12).
+``bound_steps`` stratified draws of t, unbiased for the whole sum. The flow of the same marginals gives a
+likelihood, too, an estimate (``probability/flow_likelihood.py``). Once trained, it is sampled by any
+sampler of ``probability/samplers.py``, on any path of noise levels, as the network is told log-SNR and
+not t. A conditional model may be guided: it is trained without the label on a share of the data
+(classifier-free, Ho & Salimans 2022), or a classifier of noised data is trained beside it (Dhariwal &
+Nichol 2021).
 
-Papers: Ho, Jain & Abbeel 2020; Nichol & Dhariwal 2021 (cosine); Song, Meng & Ermon 2021 (DDIM); Salimans
-& Ho 2022 (v). Changed: log-SNR instead of t as the network's input, a U-Net sized by the space,
-stratified t within a batch, and where the noise is far smaller than the step between two levels, x_0
-is the level that x_t shows.
+Papers: Ho, Jain & Abbeel 2020; Nichol & Dhariwal 2021 (cosine, learned variance); Song, Meng & Ermon 2021
+(DDIM); Salimans & Ho 2022 (v). Changed: log-SNR instead of t as the network's input, a U-Net sized by the
+space, stratified t within a batch, and where the noise is far smaller than the step between two
+levels, x_0 is the level that x_t shows.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -27,27 +32,39 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Completer, Density, Diagnosable, Kind, Sampler, Scorer
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.front_door import (
-    as_device,
-    centred,
-    drawn_labels,
-    levels_of,
-    one_hot_labels,
+from simulacra.contract import (
+    Completer,
+    Density,
+    Diagnosable,
+    Gradual,
+    Kind,
+    Sampler,
+    Scorer,
+    Variator,
 )
-from simulacra.layers.unet import UNet
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
+from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
+from simulacra.layers.front_door import as_device
+from simulacra.layers.unet import NoisyClassifier, UNet
 from simulacra.optimisation import Optimiser
-from simulacra.probability.diffusion import Diffusion, discretised_gaussian_log_prob, level_mean
-from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.probability.diffusion import Diffusion, Scales, discretised_gaussian_log_prob
+from simulacra.probability.flow_likelihood import grid_log_prob
+from simulacra.probability.noise import Noise, scoring_noise
+from simulacra.probability.samplers import MOST_SIGMA, Guess, SamplerName, Spacing
 from simulacra.spaces import Images, Labels, Space
+
+BOUND_WEIGHT = 1e-3
+"""lambda of the hybrid loss (Nichol & Dhariwal 2021, eq. 16)."""
 
 
 @dataclass(frozen=True)
 class Config:
     """``steps`` is T; ``blocks`` are those of the lowest resolution on either way; each larger one has
-    half as many, at least one. ``num_inference_steps`` and ``eta`` are the sampler's,
-    ``bound_steps`` the draws of t in ``log_prob``; none of the three touches weights."""
+    half as many, at least one. ``label_dropout`` is the share of training data whose label is left out,
+    and a conditional model with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
+    ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's. ``likelihood`` is the
+    bound, from ``bound_steps`` draws of t, or that of the probability flow in ``flow_steps`` steps, an
+    estimate. None of these touches weights."""
 
     channels: int = 32
     blocks: int = 5
@@ -55,8 +72,16 @@ class Config:
     steps: int = 1000
     schedule: Literal["linear", "cosine"] = "linear"
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
+    variance: Literal["fixed", "learned"] = "fixed"
+    guidance: Literal["classifier-free", "classifier"] = "classifier-free"
+    label_dropout: float = 0.0
+    sampler: SamplerName = "ddim"
+    spacing: Spacing | None = None
     num_inference_steps: int = 50
     eta: float = 0.0
+    guidance_scale: float = 0.0
+    likelihood: Literal["bound", "flow"] = "bound"
+    flow_steps: int = 50
     bound_steps: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -71,7 +96,7 @@ class _Terms:
     data: Tensor
 
 
-class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
+class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and everything that follows from it."""
 
     representative: ClassVar = True
@@ -84,8 +109,22 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
+        guided = config.guidance == "classifier" and condition is not None
+        way_out = "leave it at 0, or train with --set label_dropout=0.1"
+        able = guided or config.label_dropout > 0
+        require_guidance(config.guidance_scale, condition, able=able, way_out=way_out)
         classes = condition.count if condition else 0
-        self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
+        self.network = UNet(
+            space,
+            config.channels,
+            config.blocks,
+            classes,
+            config.dropout,
+            outputs=2 if config.variance == "learned" else 1,
+        )
+        self.classifier = (
+            NoisyClassifier(space, config.channels, classes, config.dropout) if guided else None
+        )
         self.diffusion = Diffusion(config.schedule, config.steps)
 
     @classmethod
@@ -100,35 +139,68 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
             dropout=dropout,
             schedule="cosine",
             prediction="v",
+            label_dropout=0.1,
             batch_size=64,
             learning_rate=2e-3 if small else 1e-3,
         )
 
     @classmethod
     def toy(cls) -> DDPM:
-        config = Config(8, 1, 0.0, 10, "cosine", "v", bound_steps=4, batch_size=16)
+        config = Config(
+            channels=8,
+            blocks=1,
+            steps=10,
+            schedule="cosine",
+            prediction="v",
+            bound_steps=4,
+            batch_size=16,
+        )
         return cls(Images(1, 2, 3, levels=2), config)
 
     @property
     def kind(self) -> Kind:
-        return Kind.LOWER
+        return Kind.LOWER if self.config.likelihood == "bound" else Kind.ESTIMATE
 
-    @torch.no_grad()
     def sample(
         self,
         num_samples: int,
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
+        sampler: SamplerName | None = None,
         num_inference_steps: int | None = None,
         eta: float | None = None,
+        guidance_scale: float | None = None,
     ) -> Tensor:
-        noise = row_noise(num_samples, generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        classes = self._classes(condition, num_samples)
-        x = noise.normal(*self.space.shape).to(self._weight.dtype)
-        path = self._path(num_inference_steps or self.config.num_inference_steps)
-        return levels_of(self._descended(x, classes, noise, path, eta), self.space)
+        """Whatever is not None stands for the config's setting of that name."""
+        way = self._way(
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            eta=eta,
+            guidance_scale=guidance_scale,
+        )
+        return self.reverse.sample(num_samples, condition, generator, way)
+
+    def trajectory(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        states = self.reverse.trajectory(num_samples, condition, generator, self._way())
+        return torch.stack(list(states))
+
+    def vary(
+        self,
+        x: Tensor,
+        *,
+        strength: float = 0.8,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """From x, noised to the level that has ``strength`` of the steps still to go."""
+        return self.reverse.vary(x, strength, condition, generator, self._way())
 
     def log_prob(
         self,
@@ -138,10 +210,12 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = scoring_noise(len(x), generator, self._weight.device)
-        terms = self._terms(as_device(x, self), self._classes(condition, len(x)), noise)
+        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
+        if self.config.likelihood == "flow":
+            return self._flow(x, classes, noise, self.config.flow_steps)
+        terms = self._terms(x, classes, noise)
         return -(terms.prior + terms.steps + terms.data)
 
-    @torch.no_grad()
     def complete(
         self,
         x: Tensor,
@@ -150,15 +224,10 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Known pixels are put back, noised to the level of each step (Song et al. 2021b, app. I.2)."""
-        noise = row_noise(len(x), generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        given, known = self._centred(as_device(x, self)), as_device(known, self)
-        start = noise.normal(*self.space.shape).to(given.dtype)
-        path = self._path(max(100, self.config.num_inference_steps))
-        classes = self._classes(condition, len(x))
-        filled = self._descended(start, classes, noise, path, 1.0, given=(given, known))
-        return torch.where(known, as_device(x, self), levels_of(filled, self.space))
+        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
+        count = max(100, self.config.num_inference_steps)
+        way = self._way(sampler="ancestral", num_inference_steps=count)
+        return self.reverse.complete(x, known, condition, generator, way)
 
     @property
     def score_source(self) -> str:
@@ -166,91 +235,87 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
 
     @torch.no_grad()
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Squared error of x_0 as predicted from x_t, a dimension, over ``bound_steps`` strengths of
-        noise (after Graham et al. 2023): data of another sort come back as what was learnt."""
+        """The squared error of x_0, a dimension, at ``bound_steps`` t evenly from 1 to T."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        x0 = self._centred(as_device(x, self))
-        total = torch.zeros(len(x), dtype=x0.dtype, device=x0.device)
         draws = min(self.config.bound_steps, self.config.steps)
-        for index in range(draws):
-            t = 1 + int((index + 0.5) / draws * (self.config.steps - 1))
-            at = torch.full((len(x),), t, dtype=torch.long, device=x0.device)
-            x_t = self.diffusion.noised(x0, at, noise.normal(*self.space.shape).to(x0.dtype))
-            total = total + (x0 - self._origin(x_t, at, None)).square().flatten(1).mean(1)
-        return total / draws
+        span = self.config.steps - 1
+        levels = [
+            self.diffusion.level(1 + int((i + 0.5) / draws * span)).sigma for i in range(draws)
+        ]
+        return self.reverse.strangeness(x, levels, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         noise = scoring_noise(len(x), None, self._weight.device)
-        terms = self._terms(as_device(x, self), self._classes(condition, len(x)), noise)
+        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
+        terms = self._terms(x, classes, noise)
         unit = self.space.dimensions * math.log(2)
-        return {
+        told = {
             "bound, prior term (bits/dim)": float(terms.prior.mean()) / unit,
             "bound, denoising terms (bits/dim)": float(terms.steps.mean()) / unit,
             "bound, data term (bits/dim)": float(terms.data.mean()) / unit,
         }
+        if self.config.likelihood == "flow":
+            whole, half = (
+                self._flow(x, classes, scoring_noise(len(x), None, self._weight.device), steps)
+                for steps in (self.config.flow_steps, self.config.flow_steps // 2)
+            )
+            gap = float((whole - half).abs().mean()) / unit
+            told["flow likelihood, change at half the steps (bits/dim)"] = gap
+        return told
 
     @property
     def _weight(self) -> Tensor:
         return self.network.enter.weight
 
-    def _centred(self, x: Tensor) -> Tensor:
-        return centred(x, self.space.levels).to(self._weight.dtype)
-
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else classes.to(self._weight)
-
-    def _path(self, count: int) -> list[int]:
-        """T = t_1 > t_2 > … > 0, evenly spaced."""
-        count = min(count, self.config.steps)
-        return [round(self.config.steps * (count - index) / count) for index in range(count + 1)]
-
-    def _origin(self, x_t: Tensor, t: Tensor, classes: Tensor | None) -> Tensor:
-        """The network's x_0, cut to the data's range; the nearest level where noise cannot hide it."""
-        told = self.network(x_t, self.diffusion.log_snr(t), classes).to(x_t.dtype)
-        x0 = self.diffusion.origin(x_t, told, t, self.config.prediction).clamp(-1, 1)
-        signal, spread = self.diffusion.scales(t, x_t)
-        quarter_cell = 0.5 / (self.space.levels - 1)
-        read = level_mean(x_t / signal, spread / signal, self.space.levels)
-        return torch.where(spread / signal < quarter_cell, read, x0)
-
-    def _descended(
-        self,
-        x: Tensor,
-        classes: Tensor | None,
-        noise: Noise,
-        path: list[int],
-        eta: float | None,
-        given: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """From x_T down the path to x_0; ``given`` are known values and where they are known."""
-        eta = self.config.eta if eta is None else eta
-        for now, following in itertools.pairwise(path):
-            t = torch.full((len(x),), now, device=x.device)
-            s = torch.full((len(x),), following, device=x.device)
-            step = self.diffusion.between(x, self._origin(x, t, classes), t, s, eta)
-            x = step.mean
-            if eta > 0 and following > 0:
-                x = x + step.deviation * noise.normal(*self.space.shape).to(x.dtype)
-            if given is not None:
-                values, known = given
-                fresh = noise.normal(*self.space.shape).to(x.dtype)
-                x = torch.where(known, self.diffusion.noised(values, s, fresh), x)
-        return x
-
-    def _terms(self, x: Tensor, classes: Tensor | None, noise: Noise) -> _Terms:
-        x0 = self._centred(x)
-        last = torch.full((len(x),), self.config.steps, device=x.device)
-        signal, spread = self.diffusion.scales(last, x0)
-        prior = 0.5 * ((signal * x0) ** 2 + spread**2 - 1) - spread.log()
-        return _Terms(
-            prior.flatten(1).sum(1),
-            self._step_terms(x0, classes, noise),
-            self._data_term(x, x0, classes, noise),
+    @property
+    def reverse(self) -> Reverse:
+        """The way back from noise, by this model's guess of x_0."""
+        return Reverse(
+            self.space,
+            self.condition_space,
+            self._origin,
+            self.diffusion.path,
+            lambda: self._weight,
+            self.classifier,
         )
 
-    def _step_terms(self, x0: Tensor, classes: Tensor | None, noise: Noise) -> Tensor:
+    def _way(self, **instead: object) -> Way:
+        way = Way.of(self.config, **instead)
+        able = self.classifier is not None or self.config.label_dropout > 0
+        way_out = "leave it at 0, or train with --set label_dropout=0.1"
+        require_guidance(way.guidance_scale, self.condition_space, able=able, way_out=way_out)
+        return way
+
+    def _told(
+        self, x_t: Tensor, at: Scales, classes: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the network predicts, and where its variance lies between the narrow and the wide."""
+        told = self.network(x_t, at.log_snr, classes).to(x_t.dtype)
+        if self.config.variance == "fixed":
+            return told, None
+        told, share = told.chunk(2, dim=1)
+        return told, (share + 1) / 2
+
+    def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
+        told, share = self._told(x, at, classes)
+        return Guess(at.origin(x, told, self.config.prediction), share)
+
+    def _flow(self, x: Tensor, classes: Tensor | None, noise: Noise, steps: int) -> Tensor:
+        """log P(x) of the probability flow, in nats (n,)."""
+        high = min(self.diffusion.level(self.config.steps).sigma, MOST_SIGMA)
+        denoise, x0 = self.reverse.denoiser(classes, 0.0), self.reverse.centred(x)
+        return grid_log_prob(denoise, x, x0, self.space.levels, high, steps, noise)
+
+    def _terms(self, x: Tensor, classes: Tensor | None, noise: Noise) -> _Terms:
+        x0 = self.reverse.centred(x)
+        last = self.diffusion.level(self.config.steps)
+        prior = 0.5 * ((last.signal * x0) ** 2 + last.spread**2 - 1) - math.log(last.spread)
+        one = torch.ones(len(x), dtype=torch.long, device=x.device)
+        steps = self._step_terms(x, x0, classes, noise)
+        return _Terms(prior.flatten(1).sum(1), steps, self._term(x, x0, one, classes, noise))
+
+    def _step_terms(self, x: Tensor, x0: Tensor, classes: Tensor | None, noise: Noise) -> Tensor:
         """The sum over t = 2..T from one draw of t in each of ``bound_steps`` equal parts."""
         terms = self.config.steps - 1
         draws = min(self.config.bound_steps, terms)
@@ -258,36 +323,78 @@ class DDPM(nn.Module, Sampler, Density, Completer, Scorer, Diagnosable):
         for index in range(draws):
             place = (index + noise.uniform().double()) / draws
             t = 2 + (place * terms).long().clamp(max=terms - 1)
-            x_t = self.diffusion.noised(x0, t, noise.normal(*self.space.shape).to(x0.dtype))
-            gap = (x0 - self._origin(x_t, t, classes)).square().flatten(1).sum(1)
-            total = total + self.diffusion.posterior_mean_gap(t).to(x0.dtype) * gap
+            total = total + self._term(x, x0, t, classes, noise)
         return total * (terms / draws)
 
-    def _data_term(self, x: Tensor, x0: Tensor, classes: Tensor | None, noise: Noise) -> Tensor:
-        """-log p(x|x_1): the mass of a Gaussian around the predicted x_0, of variance beta_1."""
-        one = torch.ones(len(x), dtype=torch.long, device=x.device)
-        x_1 = self.diffusion.noised(x0, one, noise.normal(*self.space.shape).to(x0.dtype))
-        _, spread = self.diffusion.scales(one, x0)
-        mean = self._origin(x_1, one, classes)
-        log_mass = discretised_gaussian_log_prob(x, mean, spread, self.space.levels)
-        return -log_mass.flatten(1).sum(1)
+    def _term(
+        self, x: Tensor, x0: Tensor, t: Tensor, classes: Tensor | None, noise: Noise
+    ) -> Tensor:
+        """The bound's term of t (n,), in nats, from one draw of x_t."""
+        at = self.diffusion.scales(t, x0)
+        x_t = at.noised(x0, noise.normal(*self.space.shape).to(x0))
+        return self._nats(x, x0, t, at, self.reverse.guess(x_t, at, classes))
+
+    def _nats(self, x: Tensor, x0: Tensor, t: Tensor, at: Scales, guess: Guess) -> Tensor:
+        """KL(q(x_{t-1}|x_t, x_0) || p(x_{t-1}|x_t)) where t > 1, and -log p(x|x_1) where t = 1, (n,)."""
+        narrow, wide = self.diffusion.variances(t, x0)
+        weight = self.diffusion.posterior_mean_gap(t.clamp(min=2)).to(x0)
+        nats = weight.reshape(narrow.shape) * (x0 - guess.x0).square()
+        deviation = at.spread
+        if guess.share is not None:
+            # r = narrow / variance: KL = r (gap) + (r - 1 - log r) / 2.
+            log_ratio = (narrow / wide).log() * guess.share
+            nats = nats * log_ratio.exp() + 0.5 * (torch.expm1(log_ratio) - log_ratio)
+            deviation = (narrow / log_ratio.exp()).sqrt()
+        total, first = nats.flatten(1).sum(1), t == 1
+        if bool(first.any()):
+            mean, deviation = guess.x0[first], deviation[first]
+            mass = discretised_gaussian_log_prob(x[first], mean, deviation, self.space.levels)
+            total = total.masked_scatter(first, -mass.flatten(1).sum(1))
+        return total
 
     def denoising_error(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """Squared error of the prediction, t stratified over the batch (Ho et al. 2020, eq. 14)."""
-        x0 = self._centred(batch.x)
-        place = (noise.uniform() + torch.arange(len(batch), device=x0.device)) / len(batch)
-        t = 1 + (place * self.config.steps).long().clamp(max=self.config.steps - 1)
-        epsilon = noise.normal(*self.space.shape).to(x0.dtype)
-        x_t = self.diffusion.noised(x0, t, epsilon)
-        classes = self._classes(batch.condition, len(batch))
-        told = self.network(x_t, self.diffusion.log_snr(t), classes).float()
-        wanted = self.diffusion.target(x0, epsilon, t, self.config.prediction)
-        return Loss((told - wanted).square().mean())
+        x0 = self.reverse.centred(batch.x)
+        t = self._times(noise, len(batch))
+        epsilon = noise.normal(*self.space.shape).to(x0)
+        at = self.diffusion.scales(t, x0)
+        x_t = at.noised(x0, epsilon)
+        classes = self.reverse.classes(batch.condition, len(batch))
+        told, share = self._told(x_t, at, dropped(classes, self.config.label_dropout, noise))
+        simple = (told - at.target(x0, epsilon, self.config.prediction)).square().mean()
+        if share is None:
+            return Loss(simple)
+        # The bound moves the variance only: the mean is as it was (Nichol & Dhariwal 2021, sec. 3.1).
+        guessed = at.origin(x_t, told.detach(), self.config.prediction)
+        guess = Guess(at.legible(x_t, guessed, self.space.levels), share)
+        nats = self._nats(as_device(batch.x, self), x0, t, at, guess).mean()
+        bound = nats * self.config.steps / self.space.dimensions
+        return Loss(simple + BOUND_WEIGHT * bound, {"squared error": simple, "bound": bound})
+
+    def classifying_error(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """Cross-entropy of the label given x_t, at random t (Dhariwal & Nichol 2021, sec. 4)."""
+        assert self.classifier is not None
+        x0 = self.reverse.centred(batch.x)
+        at = self.diffusion.scales(self._times(noise, len(batch)), x0)
+        x_t = at.noised(x0, noise.normal(*self.space.shape).to(x0))
+        classes = self.reverse.classes(batch.condition, len(batch))
+        return Loss(-(self.classifier(x_t, at.log_snr) * classes).sum(1).mean())
+
+    def _times(self, noise: Noise, rows: int) -> Tensor:
+        """t from 1 to T, one a row, spread evenly over the batch."""
+        place = noise.uniform()
+        place = (place + torch.arange(rows, device=place.device)) / rows
+        return 1 + (place * self.config.steps).long().clamp(max=self.config.steps - 1)
 
     def game(self) -> Game:
         config = self.config
         optimiser = Optimiser("adamw", config.learning_rate, warmup=20 * config.batch_size)
-        player = Player("denoiser", list(self.parameters()), optimiser, clip=1.0)
-        stage = Stage([Descent((player,), self.denoising_error)])
+        player = Player("denoiser", list(self.network.parameters()), optimiser, clip=1.0)
+        turns = [Descent((player,), self.denoising_error)]
+        if self.classifier is not None:
+            judge = Player("classifier", list(self.classifier.parameters()), optimiser, clip=1.0)
+            turns.append(Descent((judge,), self.classifying_error, batches=0))
         bf16 = config.channels >= 32
-        return Game([stage], batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last")
+        return Game(
+            [Stage(turns)], batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last"
+        )

@@ -18,7 +18,6 @@ standardised pixels for images in [-1/2, 1/2]; narrower networks; weights averag
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,16 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler, Scorer
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.contract import Decoder, Density, Encoder, Sampler, Scorer
+from simulacra.families.flow import NormalisingFlow
 from simulacra.layers.bijections import ActNorm, Bijection, Chain, InvertibleLinear
 from simulacra.layers.coupling import AffineCoupling, half_mask, squeeze, unsqueeze, zeroed
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.flow import Flow
 from simulacra.layers.layout import channels_last
-from simulacra.optimisation import Optimiser
-from simulacra.probability.noise import Noise
-from simulacra.spaces import Images, Labels, Space, Vectors
+from simulacra.spaces import Images, Labels, Space
 
 
 @dataclass(frozen=True)
@@ -154,9 +151,10 @@ def _coupling(mask: Tensor, channels: int, config: Config, extra: int) -> Affine
     return AffineCoupling(network, mask[:, None, None])
 
 
-class Glow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
+class Glow(NormalisingFlow, Sampler, Density, Encoder, Decoder, Scorer):
     """Steps of actnorm, 1x1 convolution and coupling between images and standard normal noise."""
 
+    config: Config
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
     normal_codes: ClassVar = True
@@ -189,74 +187,5 @@ class Glow(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
         return cls(Images(1, 2, 4, levels=2), Config(steps=2, hidden=8, batch_size=16))
 
     @property
-    def kind(self) -> Kind:
-        return Kind.LOWER
-
-    @property
-    def code_space(self) -> Vectors:
-        return Vectors(self.space.dimensions)
-
-    @property
-    def score_source(self) -> str:
-        return self.flow.score_source
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        return self.flow.sample(num_samples, condition, generator)
-
-    def log_prob(
-        self,
-        x: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """log p(x), a bound by ``importance_samples`` draws of the noise."""
-        return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
-
-    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The code, shape (n, D); that of the middle of an image's cells, x + 1/2."""
-        return self.flow.encode(x, condition)
-
-    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The inverse of ``encode``, floored."""
-        return self.flow.decode(code, condition)
-
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """With labels, minus log of the mean over all of them."""
-        return self.flow.anomaly_score(x, generator)
-
-    def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The bound on -log p(x), in nats a dimension."""
-        value = self.flow.loss(batch.x, batch.condition, noise)
-        return Loss(value, {"bits/dim": value / math.log(2)})
-
-    def initialise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every pixel, then the actnorms, from the first batches."""
-        seen = list(batches)
-        self.flow.start([one.x for one in seen], [one.condition for one in seen], noise)
-        return {"finished": 1.0}
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser(
-            "adamw",
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=50 * config.batch_size,
-        )
-        player = Player("flow", list(self.parameters()), optimiser, clip=1.0)
-        first = Rewrite("initialise", self.initialise, batches=32)
-        stages = [
-            Stage([first], rounds=1),
-            Stage([Descent((player,), self.negative_log_likelihood)]),
-        ]
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=config.hidden >= 32)
+    def gains_by_bf16(self) -> bool:
+        return self.config.hidden >= 32

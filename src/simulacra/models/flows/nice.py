@@ -17,23 +17,19 @@ weights for Adam; labels may be given.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Decoder, Density, Encoder, Kind, Sampler, Scorer
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.contract import Decoder, Density, Encoder, Sampler, Scorer
+from simulacra.families.flow import NormalisingFlow
 from simulacra.layers.bijections import ActNorm, Bijection, Chain, Flatten
 from simulacra.layers.coupling import zeroed
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.flow import Flow
 from simulacra.layers.table_reals import real_shape, real_size
-from simulacra.optimisation import Optimiser
-from simulacra.probability.noise import Noise
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
 
@@ -81,7 +77,7 @@ class AdditiveCoupling(Bijection):
         return y - self._shift(y, given)
 
 
-class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
+class NICE(NormalisingFlow, Sampler, Density, Encoder, Decoder, Scorer):
     """Additive couplings between data and logistic noise."""
 
     spaces: ClassVar = (Images, Vectors, Table)
@@ -116,76 +112,3 @@ class NICE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer):
     @classmethod
     def toy(cls) -> NICE:
         return cls(Vectors(2), Config(hidden=8, layers=1, batch_size=16, learning_rate=1e-2))
-
-    @property
-    def kind(self) -> Kind:
-        return Kind.LOWER if self.flow.bounds else Kind.EXACT
-
-    @property
-    def code_space(self) -> Vectors:
-        return Vectors(real_size(self.space))
-
-    @property
-    def score_source(self) -> str:
-        return self.flow.score_source
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        return self.flow.sample(num_samples, condition, generator)
-
-    def log_prob(
-        self,
-        x: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """log p(x), where noise enters a bound by ``importance_samples`` draws of the noise."""
-        return self.flow.log_prob(x, condition, generator, draws=self.config.importance_samples)
-
-    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """z(x), shape (n, D); of an image the code of the middle of its cells, x + 1/2."""
-        return self.flow.encode(x, condition)
-
-    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The inverse of ``encode``; images are floored."""
-        return self.flow.decode(code, condition)
-
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """With labels, minus log of the mean over all of them."""
-        return self.flow.anomaly_score(x, generator)
-
-    def negative_log_likelihood(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """-log p(x), of images its bound, in nats a dimension."""
-        value = self.flow.loss(batch.x, batch.condition, noise)
-        return Loss(value, {"bits/dim": value / math.log(2)})
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every entry, from the first batches."""
-        seen = list(batches)
-        self.flow.start([one.x for one in seen], [one.condition for one in seen], noise)
-        return {"finished": 1.0}
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser(
-            "adamw",
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=50 * config.batch_size,
-        )
-        player = Player("flow", list(self.parameters()), optimiser, clip=1.0)
-        first = Rewrite("standardise", self.standardise, batches=32)
-        stages = [
-            Stage([first], rounds=1),
-            Stage([Descent((player,), self.negative_log_likelihood)]),
-        ]
-        return Game(stages, batch_size=config.batch_size, average=0.05)

@@ -23,7 +23,7 @@ layers; p(x|z) sees all levels; the divergence of a level is that of q as it was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -36,20 +36,18 @@ from simulacra.contract import (
     Density,
     Diagnosable,
     Encoder,
-    Kind,
     Sampler,
     Scorer,
 )
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
-from simulacra.layers.front_door import as_device, centred, drawn_labels, one_hot_labels
+from simulacra.families.latent import VariationalAutoencoder
+from simulacra.games import Batch, Clock, Loss
+from simulacra.layers.front_door import as_device
 from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
-from simulacra.optimisation import Optimiser
 from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.completion import completed
 from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
-from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 
@@ -114,9 +112,13 @@ class _Descended:
     state: Tensor
 
 
-class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable):
+class LadderVAE(
+    VariationalAutoencoder, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable
+):
     """An encoder up, a generator down, and posteriors on its way."""
 
+    player: ClassVar = "ladder"
+    config: Config
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
     normal_codes: ClassVar = True
@@ -128,16 +130,15 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         self.space, self.condition_space = space, condition
         self.config = config = _sensible(config or Config())
         extra, hidden = condition.count if condition else 0, config.hidden
-        self.head: ImageHead | ColumnHead = (
+        self.head = (
             ImageHead(space, choose_head(space)) if isinstance(space, Images) else ColumnHead(space)
         )
-        reads = self.head.reads if isinstance(self.head, ColumnHead) else space.dimensions
         if config.network == "convolutional" and isinstance(space, Images):
             planes = self.head.outputs // (space.height * space.width)
             self.encoder: nn.Module = PyramidEncoder(space, hidden // 8, extra, hidden)
             self.decoder: nn.Module = PyramidDecoder(space, hidden // 8, hidden, planes)
         else:
-            self.encoder = multilayer_perceptron([reads + extra, hidden, hidden])
+            self.encoder = multilayer_perceptron([self._reads + extra, hidden, hidden])
             self.decoder = multilayer_perceptron([hidden, hidden, self.head.outputs])
         count = len(config.latents)
         self.up = nn.ModuleList(
@@ -185,29 +186,8 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         return cls(Images(1, 3, 3, levels=2), Config((1, 2), hidden=16, batch_size=16))
 
     @property
-    def kind(self) -> Kind:
-        return Kind.LOWER
-
-    @property
     def code_space(self) -> Vectors:
         return Vectors(sum(self.config.latents))
-
-    @property
-    def score_source(self) -> str:
-        return "minus the bound on log p(x), nats"
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        noise = row_noise(num_samples, generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        u = noise.normal(self.code_space.size).to(self._weight.dtype)
-        return self.head.draw(self._decoded(u, self._one_hot(condition, num_samples)), noise)
 
     def log_prob(
         self,
@@ -237,32 +217,6 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         return self._down(self._seen(x, extra), extra, _mean).u
 
     @torch.no_grad()
-    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The most likely element given u."""
-        extra = self._one_hot(condition, len(code))
-        return self.head.mode(self._decoded(as_device(code, self), extra))
-
-    @torch.no_grad()
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Approximate draws of p(x_missing|x_known), by a chain of ``completion_rounds``."""
-        noise = row_noise(len(x), generator, self._weight.device)
-        joint = _Joint(self, self._one_hot(condition, len(x)))
-        begin = noise.normal(self.code_space.size).to(self._weight.dtype)
-        x, known = as_device(x, self), as_device(known, self)
-        return completed(joint, x, known, begin, noise, self.config.completion_rounds)
-
-    @torch.no_grad()
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        return -self.log_prob(x, generator=generator)
-
-    @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         """Units of all levels are counted together: a level that sleeps is told by its divergence."""
         x, extra = as_device(x, self), self._one_hot(condition, len(x))
@@ -289,16 +243,20 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
     def _weight(self) -> Tensor:
         return self.start.weight
 
-    def _one_hot(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        extra = one_hot_labels(condition, self.condition_space, rows)
-        return None if extra is None else extra.to(self._weight)
+    @property
+    def gains_by_bf16(self) -> bool:
+        return self.config.hidden >= 256
+
+    def _proposed(self, x: Tensor, extra: Tensor | None, noise: Noise) -> Tensor:
+        fresh = noise.normal(self.code_space.size).to(self._weight.dtype)
+        return self._down(self._seen(x, extra), extra, _drawn(fresh)).u
+
+    def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
+        return self._log_weights(x, self._down(self._seen(x, extra), extra, _given(z)))
 
     def _seen(self, x: Tensor, extra: Tensor | None) -> list[Tensor]:
         """e_l of each level, the top one first, (n, hidden) each."""
-        if isinstance(self.head, ColumnHead):
-            read = self.head.read(x.to(self._weight.dtype))
-        else:
-            read = centred(x, self.head.space.levels).to(self._weight.dtype)
+        read = self._read(x)
         if isinstance(self.encoder, PyramidEncoder):
             seen = [self.encoder(read, extra)]
         else:
@@ -363,30 +321,6 @@ class LadderVAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer
         numbers |= {f"divergence {len(each) - i} (nats)": one for i, one in enumerate(each)}
         return Loss(value / self.space.dimensions, numbers)
 
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Shift and scale of the real columns, from all the data."""
-        assert isinstance(self.head, ColumnHead)
-        self.head.fit(batch.x for batch in batches)
-        return {"finished": 1.0}
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser(
-            "adamw",
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=10 * config.batch_size,
-        )
-        player = Player("ladder", list(self.parameters()), optimiser, clip=100.0)
-        stages = [Stage([Descent((player,), self.negative_bound)])]
-        if isinstance(self.space, Vectors | Table):
-            stages.insert(
-                0, Stage([Rewrite("standardise", self.standardise, sweep=True)], rounds=1)
-            )
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=config.hidden >= 256)
-
 
 _Choice = Callable[[Tensor, Tensor, slice], Tensor]
 """u of one level from mean and log deviation of its q, and the level's place among all."""
@@ -403,25 +337,6 @@ def _given(u: Tensor) -> _Choice:
 
 def _mean(mean: Tensor, log_scale: Tensor, place: slice) -> Tensor:
     return mean
-
-
-@dataclass(frozen=True)
-class _Joint:
-    """The model given a row of labels for each datum, for the chain that completes data."""
-
-    model: LadderVAE
-    extra: Tensor | None
-
-    def propose(self, x: Tensor, noise: Noise) -> Tensor:
-        fresh = noise.normal(self.model.code_space.size).to(self.model._weight.dtype)
-        return self.model._down(self.model._seen(x, self.extra), self.extra, _drawn(fresh)).u
-
-    def log_weight(self, x: Tensor, z: Tensor) -> Tensor:
-        way = self.model._down(self.model._seen(x, self.extra), self.extra, _given(z))
-        return self.model._log_weights(x, way)
-
-    def emit(self, z: Tensor, noise: Noise) -> Tensor:
-        return self.model.head.draw(self.model._decoded(z, self.extra), noise)
 
 
 def _sensible(config: Config) -> Config:

@@ -27,7 +27,6 @@ instead of a fixed one).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -40,20 +39,18 @@ from simulacra.contract import (
     Density,
     Diagnosable,
     Encoder,
-    Kind,
     Sampler,
     Scorer,
 )
-from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
-from simulacra.layers.front_door import as_device, centred, drawn_labels, one_hot_labels
+from simulacra.families.latent import VariationalAutoencoder
+from simulacra.games import Batch, Clock, Loss
+from simulacra.layers.front_door import as_device
 from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
-from simulacra.optimisation import Optimiser
 from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.completion import completed
 from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
-from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 
@@ -84,30 +81,12 @@ class Config:
     weight_decay: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Joint:
-    """The model given a row of labels for each datum, for the chain that completes data."""
-
-    model: VAE
-    extra: Tensor | None
-
-    def propose(self, x: Tensor, noise: Noise) -> Tensor:
-        mean, log_scale = self.model._posterior(x, self.extra)
-        return mean + log_scale.exp() * noise.normal(mean.shape[1]).to(mean.dtype)
-
-    def log_weight(self, x: Tensor, z: Tensor) -> Tensor:
-        mean, log_scale = self.model._posterior(x, self.extra)
-        surplus = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
-        surplus = surplus - gaussian_log_prob(z, mean, log_scale)
-        return self.model.head.log_prob(x, self.model._decoded(z, self.extra)) + surplus.sum(1)
-
-    def emit(self, z: Tensor, noise: Noise) -> Tensor:
-        return self.model.head.draw(self.model._decoded(z, self.extra), noise)
-
-
-class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable):
+class VAE(
+    VariationalAutoencoder, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable
+):
     """Encoder, decoder and a likelihood head over a standard normal latent variable."""
 
+    config: Config
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
@@ -123,7 +102,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
         self._require_head(kind)
         extra = condition.count if condition else 0
         if isinstance(space, Images):
-            self.head: ImageHead | ColumnHead = ImageHead(space, kind)
+            self.head = ImageHead(space, kind)
         else:
             self.head = ColumnHead(space)
         if config.network == "convolutional" and isinstance(space, Images):
@@ -134,7 +113,7 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
             )
         else:
             inside = [config.hidden] * config.layers
-            reads, drop = self._reads() + extra, config.dropout
+            reads, drop = self._reads + extra, config.dropout
             self.encoder = multilayer_perceptron([reads, *inside, 2 * config.latent], dropout=drop)
             writes = [config.latent + extra, *inside, self.head.outputs]
             self.decoder = multilayer_perceptron(writes, dropout=drop)
@@ -167,29 +146,8 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
         return cls(Images(1, 3, 3, levels=2), Config(latent=2, hidden=8, batch_size=16))
 
     @property
-    def kind(self) -> Kind:
-        return Kind.LOWER
-
-    @property
     def code_space(self) -> Vectors:
         return Vectors(self.config.latent)
-
-    @property
-    def score_source(self) -> str:
-        return "minus the bound on log p(x), nats"
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        noise = row_noise(num_samples, generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        z = noise.normal(self.config.latent).to(self._weight.dtype)
-        return self.head.draw(self._decoded(z, self._one_hot(condition, num_samples)), noise)
 
     def log_prob(
         self,
@@ -210,32 +168,6 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
         return self._posterior(as_device(x, self), self._one_hot(condition, len(x)))[0]
 
     @torch.no_grad()
-    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The most likely element given z."""
-        extra = self._one_hot(condition, len(code))
-        return self.head.mode(self._decoded(as_device(code, self), extra))
-
-    @torch.no_grad()
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Approximate draws of p(x_missing|x_known), by a chain of ``completion_rounds``."""
-        noise = row_noise(len(x), generator, self._weight.device)
-        joint = _Joint(self, self._one_hot(condition, len(x)))
-        begin = noise.normal(self.config.latent).to(self._weight.dtype)
-        x, known = as_device(x, self), as_device(known, self)
-        return completed(joint, x, known, begin, noise, self.config.completion_rounds)
-
-    @torch.no_grad()
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        return -self.log_prob(x, generator=generator)
-
-    @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         """Active units: latent dimensions whose mean moves, Var mu_j > 0.01 (Burda et al. 2016)."""
         x, extra = as_device(x, self), self._one_hot(condition, len(x))
@@ -253,24 +185,8 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
         }
 
     @property
-    def _weight(self) -> Tensor:
-        return next(self.parameters())
-
-    def _one_hot(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        if self.condition_space is not None and condition is None:
-            raise ValueError("a conditional model needs a condition for every row")
-        extra = one_hot_labels(condition, self.condition_space, rows)
-        return None if extra is None else extra.to(self._weight)
-
-    def _reads(self) -> int:
-        return self.head.reads if isinstance(self.head, ColumnHead) else self.space.dimensions
-
-    def _read(self, x: Tensor) -> Tensor:
-        """Elements as the encoder eats them."""
-        if isinstance(self.space, Images):
-            return centred(x, self.space.levels).to(self._weight.dtype)
-        assert isinstance(self.head, ColumnHead)
-        return self.head.read(x.to(self._weight.dtype))
+    def gains_by_bf16(self) -> bool:
+        return self.config.network == "convolutional" or self.config.hidden >= 256
 
     def _posterior(self, x: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z|x), each (n, latent)."""
@@ -287,6 +203,16 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
         given = z if extra is None else torch.cat([z, extra], dim=1)
         raw: Tensor = self.decoder(given)
         return raw.to(self._weight.dtype)
+
+    def _proposed(self, x: Tensor, extra: Tensor | None, noise: Noise) -> Tensor:
+        mean, log_scale = self._posterior(x, extra)
+        return mean + log_scale.exp() * noise.normal(mean.shape[1]).to(mean.dtype)
+
+    def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
+        mean, log_scale = self._posterior(x, extra)
+        surplus = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
+        surplus = surplus - gaussian_log_prob(z, mean, log_scale)
+        return self.head.log_prob(x, self._decoded(z, extra)) + surplus.sum(1)
 
     def _log_weights(
         self, x: Tensor, extra: Tensor | None, noise: Noise, draws: int, *, doubly: bool = False
@@ -335,31 +261,6 @@ class VAE(nn.Module, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diag
             "divergence (nats)": divergence.sum(),
         }
         return Loss(value / self.space.dimensions, numbers)
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Shift and scale of the real columns, from all the data."""
-        assert isinstance(self.head, ColumnHead)
-        self.head.fit(batch.x for batch in batches)
-        return {"finished": 1.0}
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser(
-            "adamw",
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=10 * config.batch_size,
-        )
-        player = Player("autoencoder", list(self.parameters()), optimiser, clip=100.0)
-        stages = [Stage([Descent((player,), self.negative_bound)])]
-        if isinstance(self.space, Vectors | Table):
-            stages.insert(
-                0, Stage([Rewrite("standardise", self.standardise, sweep=True)], rounds=1)
-            )
-        wide = config.network == "convolutional" or config.hidden >= 256
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)
 
 
 def _shares(log_weights: list[Tensor], start: int, count: int) -> Tensor:

@@ -1,0 +1,304 @@
+"""GAN: noise becomes data, taught by a critic that tries to tell them from real ones.
+
+    min_G max_D  E_data log D(x) + E_z log(1 - D(G(z)))                  (Goodfellow et al. 2014, eq. 1)
+
+Against the best critic, D*(x) = p(x) / (p(x) + q(x)) (their proposition 1), this is 2 JS(p, q) - log 4,
+least where q = p and D* = 1/2 everywhere. Both networks are fully connected, and work on real rows:
+vectors, rows of a table and pixels, which enter as numbers of about unit variance, categories and levels
+with noise (``layers/row_door.py``), so that a critic cannot tell made data by their not being whole.
+The loss, its regulariser and all other remedies are options (``layers/adversarial_rules.py``); what is
+recommended is the relativistic loss with R1 and R2 (Huang et al. 2024). Beside normal numbers the noise
+has one of so many ``kinds``: what a continuous map makes of normal numbers alone is of one piece, and
+clusters are not (Khayatkhoei et al. 2018, sec. 3).
+
+``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
+the share of data among the nearest neighbours. No likelihood.
+
+Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024. Changed: leaky
+ReLU, weight averages for sampling.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simulacra.contract import Diagnosable, Sampler
+from simulacra.games import (
+    Batch,
+    Clock,
+    Descent,
+    Game,
+    Loss,
+    Player,
+    Rewrite,
+    Stage,
+    Turn,
+    mean_over_processes,
+)
+from simulacra.layers.adversarial_rules import Rules
+from simulacra.layers.augmentation import ADAPT_EVERY
+from simulacra.layers.contest import Contest, Sides
+from simulacra.layers.critic_head import CriticHead, Opinion
+from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.row_door import RowDoor
+from simulacra.layers.spectral import iterate_all
+from simulacra.layers.table_reals import real_size
+from simulacra.optimisation import Optimiser
+from simulacra.probability.adversarial import balance
+from simulacra.probability.clustering import RandomSubset
+from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.spaces import Images, Labels, Space, Table, Vectors
+
+NEIGHBOURS, FEW = 50, 3
+"""Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
+
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class Config(Rules):
+    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` of the critic; the
+    generator's noise is ``latent`` normal numbers and, beside them, one of ``kinds``. All else are the
+    rules' options."""
+
+    latent: int = 64
+    kinds: int = 0
+    hidden: int = 256
+    critic_hidden: int = 256
+    layers: int = 3
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+
+
+def dense(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with leaky ReLU between them, begun so that variances stay (He et al. 2015, eq. 14):
+    a critic that begins nearly linear is slow to see what is fine."""
+    parts: list[nn.Module] = []
+    for size, following in itertools.pairwise(sizes):
+        layer = nn.Linear(size, following)
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+        nn.init.zeros_(layer.bias)
+        parts += [layer, nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*parts[:-1])
+
+
+class DenseCritic(CriticHead):
+    """Rows (n, size) and classes (n, ``classes``) to an opinion of ``config``'s kind."""
+
+    def __init__(self, size: int, classes: int, config: Config) -> None:
+        super().__init__(config.critic_hidden, classes, config)
+        self.concatenates = classes > 0 and config.conditioning == "concatenation"
+        enters = (size + classes * self.concatenates) * config.pack
+        self.body = dense([enters] + [config.critic_hidden] * config.layers)
+
+    def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
+        x = x.flatten(1)
+        if self.concatenates and classes is not None:
+            x = torch.cat([x, classes.to(x)], dim=1)
+        return self.opinion(functional.leaky_relu(self.body(x), SLOPE), classes)
+
+
+def share_of_data(real: Tensor, made: Tensor) -> Tensor:
+    """p / (p + q) at each of real and then made rows (n, d), as many of either: the share of real ones
+    among its nearest neighbours, itself left out."""
+    both = torch.cat([real, made]).flatten(1)
+    apart = torch.cdist(both, both)
+    near = apart.fill_diagonal_(torch.inf).topk(NEIGHBOURS, largest=False).indices
+    return (near < len(real)).to(both.dtype).mean(1)
+
+
+class GAN(nn.Module, Sampler, Diagnosable):
+    """A generator, and the critic that taught it."""
+
+    spaces: ClassVar = (Vectors, Table, Images)
+    conditions: ClassVar = (Labels,)
+
+    def __init__(
+        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+    ) -> None:
+        super().__init__()
+        self.space, self.condition_space = space, condition
+        self.config = config = config or Config()
+        classes = condition.count if condition else 0
+        self.door = RowDoor(space, "uniform")
+        self.generator = dense(
+            [config.latent + config.kinds + classes]
+            + [config.hidden] * config.layers
+            + [self.door.size]
+        )
+        self.critic = DenseCritic(self.door.size, classes, config)
+        self.contest = Contest(config, self.critic, batch_size=config.batch_size)
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Config:
+        """For rows R3GAN's loss and penalties, and kinds of noise; shifts for few images."""
+        if isinstance(space, Images):
+            few = num_examples < 5000
+            return Config(shift=0.125 if few else 0.0, learning_rate=5e-4)
+        plain = real_size(space) <= FEW
+        return Config(
+            loss="relativistic",
+            regulariser="r1+r2",
+            penalty=1e-3,
+            penalty_every=1,
+            latent=4 if plain else 32,
+            kinds=128,
+            hidden=64 if plain else 256,
+            critic_hidden=64 if plain else 256,
+            learning_rate=1e-3,
+        )
+
+    @classmethod
+    def toy(cls) -> GAN:
+        config = Config(
+            latent=2, hidden=16, critic_hidden=16, layers=2, batch_size=16, pack=2, spectral=True
+        )
+        return cls(Vectors(2), config)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        noise = row_noise(num_samples, generator, self.door.shift.device)
+        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        return self.door.leave(self._made(self._classes(condition, num_samples), noise))
+
+    @property
+    def tells_chances(self) -> bool:
+        """Whether the loss has a D that is a chance, of a single datum."""
+        return self.contest.pair.chance is not None and self.config.pack == 1
+
+    @torch.no_grad()
+    def chance_of_data(self, x: Tensor, *, beside: Tensor) -> Tensor:
+        """D(x), shape (n,): how likely each is of p rather than of q, were both as frequent; the level of
+        logits that have none of their own is taken from data ``beside`` and as many made ones."""
+        pair, count = self.contest.pair, len(beside)
+        assert pair.chance is not None
+        sides = self._sides(Batch(as_device(beside, self.door)), scoring_noise(count, None))
+        real, made = (self._logit(one, None) for one in (sides.real, sides.made))
+        level = self._logit(self.door.enter(x, scoring_noise(len(x), None))[0], None)
+        if not pair.has_level:
+            level = level - balance(real, made)
+        return pair.chance(level, level)[0] if pair.has_level else torch.sigmoid(level)
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
+        if not self.tells_chances or len(x) <= NEIGHBOURS:
+            return {}
+        real, made, sides = self._chances(x, condition)
+        d = torch.cat([real, made])
+        told = {"distance of D from 1/2 (probability)": float((d - 0.5).abs().mean())}
+        if self.door.size <= FEW:
+            optimum = share_of_data(sides.real, sides.made)
+            told["distance of D from p/(p + q) (probability)"] = float((d - optimum).abs().mean())
+            told["distance of p/(p + q) from 1/2 (probability)"] = float(
+                (optimum - 0.5).abs().mean()
+            )
+        return told
+
+    def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
+        """D of data and of as many made ones."""
+        assert self.contest.pair.chance is not None
+        sides = self._sides(Batch(as_device(x, self.door), condition), scoring_noise(len(x), None))
+        logits = [self._logit(one, sides.classes) for one in (sides.real, sides.made)]
+        real, made = self.contest.pair.chance(*logits)
+        return real, made, sides
+
+    def _logit(self, z: Tensor, classes: Tensor | None) -> Tensor:
+        logit: Tensor = self.critic(z, classes).logit
+        return logit
+
+    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        classes = one_hot_labels(condition, self.condition_space, rows)
+        return None if classes is None else as_device(classes, self)
+
+    def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
+        z = noise.normal(self.config.latent).to(self.door.shift.dtype)
+        parts = [z]
+        if self.config.kinds:
+            kind = (noise.uniform() * self.config.kinds).long().clamp(max=self.config.kinds - 1)
+            # Its entries have the mean square of z's, so that it weighs as much as they do.
+            parts.append(functional.one_hot(kind, self.config.kinds).to(z) * self.config.kinds**0.5)
+        if classes is not None:
+            parts.append(classes.to(z))
+        made: Tensor = self.generator(torch.cat(parts, dim=1))
+        return made
+
+    def _sides(self, batch: Batch, noise: Noise) -> Sides:
+        """Data, and as many made ones of the same classes."""
+        classes = self._classes(batch.condition, len(batch))
+        real, _ = self.door.enter(batch.x, noise)
+        return Sides(self._shaped(real), self._shaped(self._made(classes, noise)), classes)
+
+    def _shaped(self, z: Tensor) -> Tensor:
+        """Rows of pixels as images, which can be moved about."""
+        return z.reshape(-1, *self.space.shape) if isinstance(self.space, Images) else z
+
+    def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The critic's loss on data and on what it is not to be deceived by."""
+        with torch.no_grad():
+            sides = self._sides(batch, noise)
+        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
+        return Loss(told.value, told.numbers)
+
+    def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The regulariser, for all the rounds that it was left out."""
+        with torch.no_grad():
+            sides = self._sides(batch, noise)
+        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
+        return Loss(told.value, told.numbers)
+
+    def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The generator's loss: the critic is to take what is made for data."""
+        told = self.contest.generator_loss(self.critic, self._sides(batch, noise), noise)
+        return Loss(told.value, told.numbers)
+
+    def fit_door(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
+        """Shift and scale of the data, and frequencies of categories."""
+        nobody = RandomSubset(0, torch.Generator())
+        self.door.fit((batch.x for batch in batches), nobody, prior_weight=1.0)
+        return {}
+
+    def follow_norms(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Power iterations towards the norms of the critic's weights, which have moved."""
+        iterate_all(self.critic)
+        return {}
+
+    @torch.no_grad()
+    def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
+        """ADA: augment the more, the surer the critic is of training data."""
+        batch = next(batches)
+        sure = self.contest.sureness(self.critic, self._sides(batch, noise), noise)
+        mean_over_processes([sure])
+        data = ADAPT_EVERY * self.config.batch_size
+        return self.contest.augmentation.adapt(float(sure), data)
+
+    def game(self) -> Game:
+        config = self.config
+        optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="cosine")
+        generator = Player("generator", list(self.generator.parameters()), optimiser)
+        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
+        if self.contest.lazy:
+            every = config.penalty_every
+            turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
+        if config.spectral:
+            turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
+        if self.contest.adapts:
+            turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
+        turns.append(Descent((generator,), self.generator_loss, batches=0))
+        stages = [Stage([Rewrite("fit door", self.fit_door, sweep=True)], rounds=1), Stage(turns)]
+        return Game(stages, config.batch_size, average=config.average, keep="last")

@@ -1,0 +1,229 @@
+"""InfoGAN: a GAN whose codes mean something, found without labels.
+
+The generator is given a code c beside the noise z, a class and some numbers in [-1, 1], and has to make
+data that tell the code: it raises a lower bound of their mutual information,
+
+    I(c; G(z, c)) >= E log q(c | G(z, c)) + H(c)                              (Chen et al. 2016, eq. 4)
+    min_{G, q} max_D  V(D, G) - lambda E log q(c | G(z, c))                   (their eq. 6)
+
+whose q is a network that is taught beside the generator, through which the bound's gradient reaches it. A
+Gaussian of deviation one stands for each number: its -log q is half the squared error. q reads codes off
+real data too, so codes encode, and decode with noise z = 0.
+
+Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: q is a network of its own rather
+than a head of the critic, so that nobody moves the critic but itself; the critic as in DCGAN, with the
+options of ``layers/adversarial_rules.py``; weight averages for sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simulacra.contract import Decoder, Encoder, Sampler
+from simulacra.games import (
+    Batch,
+    Clock,
+    Descent,
+    Game,
+    Loss,
+    Player,
+    Rewrite,
+    Stage,
+    Turn,
+    mean_over_processes,
+)
+from simulacra.layers.adversarial_rules import Rules
+from simulacra.layers.augmentation import ADAPT_EVERY
+from simulacra.layers.contest import Contest, Sides
+from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
+from simulacra.layers.front_door import as_device, centred, levels_of
+from simulacra.layers.pyramid import PyramidEncoder
+from simulacra.layers.spectral import iterate_all
+from simulacra.optimisation import Optimiser
+from simulacra.probability.noise import Noise, row_noise
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images, Labels, Space, Vectors
+
+
+@dataclass(frozen=True)
+class Config(Rules):
+    """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class,
+    a tenth of it that of each number. All else is as in DCGAN."""
+
+    classes: int = 10
+    numbers: int = 2
+    information: float = 1.0
+    latent: int = 62
+    channels: int = 32
+    batch_size: int = 64
+    learning_rate: float = 2e-4
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made, (n, C, H, W), of which classes (n,) and numbers (n, ``numbers``)."""
+
+    x: Tensor
+    classes: Tensor
+    numbers: Tensor
+
+
+class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
+    """A generator of codes, the critic that taught it, and the network that reads codes off data."""
+
+    spaces: ClassVar = (Images,)
+    conditions: ClassVar = ()
+
+    def __init__(
+        self, space: Images, config: Config | None = None, *, condition: Labels | None = None
+    ) -> None:
+        super().__init__()
+        self.space, self.condition_space = space, condition
+        self.config = config = config or Config()
+        _require_codes(config)
+        code = config.classes + config.numbers
+        self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
+        self.critic = ConvolutionalCritic(space, 0, config.channels, config)
+        self.reader = PyramidEncoder(space, config.channels, 0, code)
+        self.contest = Contest(config, self.critic, batch_size=config.batch_size)
+
+    @classmethod
+    def recommend(cls, space: Space, num_examples: int) -> Config:
+        """As DCGAN's."""
+        assert isinstance(space, Images)
+        few = num_examples < 5000
+        penalty = max(0.2, space.height * space.width / 1024)
+        return Config(penalty=penalty, shift=0.125 if few else 0.0, learning_rate=5e-4)
+
+    @classmethod
+    def toy(cls) -> InfoGAN:
+        config = Config(classes=3, numbers=1, latent=4, channels=8, batch_size=16)
+        return cls(Images(1, 5, 4, levels=4), config)
+
+    @property
+    def code_space(self) -> Vectors:
+        """Chances of the classes, and the numbers."""
+        return Vectors(self.config.classes + self.config.numbers)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        noise = row_noise(num_samples, generator, self._weight.device)
+        training = self.generator.training
+        self.generator.eval()
+        x = self._made(noise).x
+        self.generator.train(training)
+        return levels_of(x, self.space)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        logits, numbers = self._read(centred(as_device(x, self), self.space.levels))
+        return torch.cat([logits.softmax(1), numbers], dim=1).float()
+
+    @torch.no_grad()
+    def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        code = as_device(code, self).to(self._weight)
+        z = code.new_zeros(len(code), self.config.latent)
+        training = self.generator.training
+        self.generator.eval()
+        x = self.generator(torch.cat([z, code], dim=1))
+        self.generator.train(training)
+        return levels_of(x, self.space)
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.generator.start.weight
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the classes, and the means of the numbers."""
+        told = self.reader(x.to(self._weight) if not torch.is_autocast_enabled() else x, None)
+        return told[:, : self.config.classes], told[:, self.config.classes :]
+
+    def _made(self, noise: Noise) -> Made:
+        """Data of random codes."""
+        config = self.config
+        classes = (noise.uniform() * config.classes).long().clamp(max=config.classes - 1)
+        numbers = 2 * noise.uniform(config.numbers) - 1
+        shown = functional.one_hot(classes, config.classes).to(numbers)
+        z = torch.cat([noise.normal(config.latent), shown, numbers], dim=1)
+        return Made(self.generator(z.to(self._weight)), classes, numbers)
+
+    def _sides(self, batch: Batch, noise: Noise) -> Sides:
+        return Sides(centred(batch.x, self.space.levels), self._made(noise).x)
+
+    def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The critic's loss on data and on what it is not to be deceived by."""
+        with torch.no_grad():
+            sides = self._sides(batch, noise)
+        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
+        return Loss(told.value, told.numbers)
+
+    def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The regulariser, for all the rounds that it was left out."""
+        with torch.no_grad():
+            sides = self._sides(batch, noise)
+        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
+        return Loss(told.value, told.numbers)
+
+    def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """The generator's loss, and -lambda log q(c|x) of the codes, nats."""
+        made = self._made(noise)
+        sides = Sides(centred(batch.x, self.space.levels), made.x)
+        told = self.contest.generator_loss(self.critic, sides, noise)
+        logits, numbers = self._read(made.x)
+        surprise = functional.cross_entropy(logits.float(), made.classes)
+        apart = 0.5 * (numbers.float() - made.numbers).square().sum(1).mean()
+        value = told.value + self.config.information * (surprise + 0.1 * apart)
+        read = (logits.argmax(1) == made.classes).float().mean()
+        return Loss(value, {**told.numbers, "classes read": read, "surprise of classes": surprise})
+
+    def follow_norms(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Power iterations towards the norms of the critic's weights, which have moved."""
+        iterate_all(self.critic)
+        return {}
+
+    @torch.no_grad()
+    def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
+        """ADA: augment the more, the surer the critic is of training data."""
+        sure = self.contest.sureness(self.critic, self._sides(next(batches), noise), noise)
+        mean_over_processes([sure])
+        data = ADAPT_EVERY * self.config.batch_size
+        return self.contest.augmentation.adapt(float(sure), data)
+
+    def game(self) -> Game:
+        config = self.config
+        optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
+        generator = Player("generator", list(self.generator.parameters()), optimiser)
+        reader = Player("reader", list(self.reader.parameters()), optimiser)
+        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
+        if self.contest.lazy:
+            every = config.penalty_every
+            turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
+        if config.spectral:
+            turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
+        if self.contest.adapts:
+            turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
+        turns.append(Descent((generator, reader), self.generator_loss, batches=0))
+        return Game(
+            [Stage(turns)], config.batch_size, average=config.average, bf16=True, keep="last"
+        )
+
+
+def _require_codes(config: Config) -> None:
+    if config.classes < 2 or config.numbers < 0:
+        reason = f"a code of {config.classes} classes and {config.numbers} numbers tells nothing"
+        raise Refusal("CFG-173", reason, way_out="set classes to 2 or more, numbers to 0 or more")

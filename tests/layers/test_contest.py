@@ -1,0 +1,325 @@
+"""The rules of the adversarial game: each loss has its optimum, each gradient its path."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from simulacra.layers.adversarial_rules import Rules
+from simulacra.layers.augmentation import Augmentation, cut_out, recoloured
+from simulacra.layers.contest import Contest, Sides, packed
+from simulacra.layers.convolutional_pair import ConvolutionalCritic
+from simulacra.layers.critic_head import CriticHead, MinibatchDiscrimination, Opinion
+from simulacra.layers.spectral import SpectralNorm, iterate_all, normalise_spectrally
+from simulacra.probability.adversarial import LOSSES
+from simulacra.probability.noise import row_noise
+from simulacra.refusals import Refusal
+from simulacra.spaces import Images
+
+P, Q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.3, 0.6])
+"""Of three states: how often data, and made ones, are in each."""
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(rows, seed=0):
+    return row_noise(rows, seeded(seed))
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+class Small(CriticHead):
+    """Two layers on rows of three numbers, in float64."""
+
+    def __init__(self, rules, classes=0):
+        super().__init__(4, classes, rules)
+        self.body = nn.Linear(3 * rules.pack, 4)
+        self.double()
+
+    def forward(self, x, classes):
+        return self.opinion(torch.tanh(self.body(x)), classes)
+
+
+def contest(classes=0, **options):
+    torch.manual_seed(0)
+    rules = Rules(**options)
+    critic = Small(rules, classes)
+    return Contest(rules, critic, batch_size=6), critic
+
+
+def sides(rows=6):
+    return Sides(drawn(rows, 3), drawn(rows, 3, seed=1))
+
+
+@pytest.mark.parametrize("name", [name for name, pair in LOSSES.items() if pair.chance])
+def test_the_best_critic_of_three_states_tells_p_over_p_plus_q(name):
+    """The loss of all pairs of states has no slope where c is what the theory says."""
+    chance = P / (P + Q)
+    best = chance if name == "least-squares" else (P / Q).log()
+    logits = best.clone().double().requires_grad_()
+    rows = [(10 * share).round().long() for share in (P, Q)]
+    states = torch.arange(3)
+    real, made = (states.repeat_interleave(count) for count in rows)
+    pairs = torch.tensor(list(itertools.product(real.tolist(), made.tolist())))
+    LOSSES[name].critic(logits[pairs[:, 0]], logits[pairs[:, 1]], 0.0).backward()
+    assert logits.grad.abs().max() < 1e-7
+    told = LOSSES[name].chance(logits[real] + 0.0, logits[made])
+    assert torch.allclose(told[0].detach(), chance[real].double(), atol=1e-6)
+    assert torch.allclose(told[1].detach(), chance[made].double(), atol=1e-6)
+
+
+def test_smooth_labels_are_those_of_real_data_only():
+    """The best D is (1 - s) p / (p + q): a state that is made only stays at nought."""
+    chance = 0.9 * P / (P + Q)
+    logits = torch.logit(chance.double()).requires_grad_()
+    rows = [torch.arange(3).repeat_interleave((10 * one).round().long()) for one in (P, Q)]
+    LOSSES["non-saturating"].critic(logits[rows[0]], logits[rows[1]], 0.1).backward()
+    assert logits.grad.abs().max() < 1e-7
+
+
+def squared_slopes(critic, x, step=1e-5):
+    """|grad c|^2 of each row by central differences."""
+    found = torch.zeros(len(x), dtype=x.dtype)
+    for column in range(x.shape[1]):
+        moved = torch.zeros_like(x)
+        moved[:, column] = step
+        rise = critic(x + moved, None).logit - critic(x - moved, None).logit
+        found += (rise / (2 * step)).square()
+    return found.detach()
+
+
+@pytest.mark.parametrize("kind", ["r1", "r2", "r1+r2", "wgan-gp"])
+def test_penalties_are_those_of_finite_differences(kind):
+    game, critic = contest(regulariser=kind, penalty=3.0, penalty_every=1)
+    both = sides()
+
+    def expected():
+        if kind == "wgan-gp":
+            share = noise(6).uniform().double()[:, None]
+            between = share * both.real + (1 - share) * both.made
+            return 3 * (squared_slopes(critic, between).sqrt() - 1).square().mean()
+        places = {"r1": both.real, "r2": both.made}
+        return sum(1.5 * squared_slopes(critic, places[one]).mean() for one in kind.split("+"))
+
+    told = game.gradient_penalty(critic, both, noise(6)).value
+    assert float(told.detach()) == pytest.approx(float(expected()), rel=1e-6)
+    told.backward()
+    slope, step = critic.body.weight.grad[1, 2].item(), 1e-5
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            critic.body.weight[1, 2] += sign * step
+        values.append(float(expected()))
+        with torch.no_grad():
+            critic.body.weight[1, 2] -= sign * step
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
+
+
+def test_lazy_penalties_are_the_eager_ones_in_expectation():
+    eager, critic = contest(penalty=2.0, penalty_every=1)
+    lazy = Contest(replace(eager.rules, penalty_every=5), critic, batch_size=6)
+    both = sides()
+    bare = Contest(replace(eager.rules, penalty=0.0), critic, batch_size=6)
+    whole, without = (one.critic_loss(critic, both, noise(6)).value.item() for one in (eager, bare))
+    assert lazy.critic_loss(critic, both, noise(6)).value.item() == without
+    once = lazy.gradient_penalty(critic, both, noise(6)).value.item()
+    assert without + once / 5 == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_penalty_falls_to_what_is_left():
+    game, critic = contest(penalty=2.0, penalty_left=0.01)
+    start, half, end = (
+        game.gradient_penalty(critic, sides(), noise(6), at).value.item() for at in (0, 0.5, 1)
+    )
+    assert half == pytest.approx(0.1 * start)
+    assert end == pytest.approx(0.01 * start)
+
+
+def test_the_unrolled_gradient_is_that_of_two_steps_written_out():
+    """Steps by hand of c = w.x + b: dL/dw = E s(c(y)) y - E s(-c(x)) x; the generator's loss afterwards,
+    differentiated by finite differences, which know of no graph."""
+    rate, k = 0.7, 2
+    rules = Rules(unrolled=k, unrolled_rate=rate, penalty=0.0)
+
+    class Linear(CriticHead):
+        def __init__(self):
+            super().__init__(3, 0, rules)
+            self.double()
+
+        def forward(self, x, classes):
+            return self.opinion(x, classes)
+
+    torch.manual_seed(1)
+    critic = Linear()
+    game, both = Contest(rules, critic, batch_size=6), sides()
+
+    def by_hand(made):
+        w, b, x = critic.out.weight.detach()[0], critic.out.bias.detach()[0], both.real
+        for _ in range(k):
+            fake, real = torch.sigmoid(made @ w + b), torch.sigmoid(-(x @ w + b))
+            slope_w = (fake[:, None] * made).mean(0) - (real[:, None] * x).mean(0)
+            w, b = w - rate * slope_w, b - rate * (fake.mean() - real.mean())
+        return -torch.nn.functional.logsigmoid(made @ w + b).mean()
+
+    made = both.made.clone().requires_grad_()
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    told = game.generator_loss(critic, Sides(both.real, made), noise(6)).value
+    (slope,) = torch.autograd.grad(told, made)
+    assert told.item() == pytest.approx(by_hand(both.made).item(), rel=1e-6)
+    moved = torch.zeros_like(both.made)
+    moved[2, 1] = 1e-5
+    rise = (by_hand(both.made + moved) - by_hand(both.made - moved)) / 2e-5
+    assert slope[2, 1].item() == pytest.approx(rise.item(), rel=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
+    near = Contest(replace(rules, unrolled=0), critic, batch_size=6)
+    blind = near.generator_loss(critic, Sides(both.real, made), noise(6)).value
+    (other,) = torch.autograd.grad(blind, made)
+    assert abs(other[2, 1] - slope[2, 1]) > 0.1 * abs(slope[2, 1])
+
+
+def test_spectral_norms_are_one_by_svd_and_follow_the_weights():
+    torch.manual_seed(0)
+    critic = ConvolutionalCritic(Images(1, 8, 8), 0, 8, Rules())
+    normalise_spectrally(critic)
+    layers = [one for one in critic.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
+    assert len(layers) > 3
+    for _ in range(30):  # weights wander, each turn a twentieth of their length
+        with torch.no_grad():
+            for layer in layers:
+                weight = layer.parametrizations.weight.original
+                step = torch.randn(weight.shape, generator=seeded(1))
+                weight.add_(0.05 * step * weight.norm() / step.norm())
+        iterate_all(critic)
+    largest = [torch.linalg.matrix_norm(one.weight.flatten(1), 2).item() for one in layers]
+    assert largest == pytest.approx([1.0] * len(layers), abs=0.01)
+
+
+def test_the_gradient_goes_through_the_norm():
+    weight = drawn(4, 3).float().requires_grad_()
+    rule = SpectralNorm(weight.detach())
+    (rule(weight)[1, 2] * 5).backward()
+    exact = weight.detach().clone().requires_grad_()
+    (exact / torch.linalg.matrix_norm(exact, 2))[1, 2].mul(5).backward()
+    assert torch.allclose(weight.grad, exact.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_minibatch_discrimination_counts_the_others():
+    torch.manual_seed(0)
+    part = MinibatchDiscrimination(3, kernels=2, size=4).double()
+    features = drawn(5, 3)
+    rows = part.tensor(features).reshape(5, 2, 4)
+    naive = torch.zeros(5, 2, dtype=torch.float64)
+    for i, j, b in itertools.product(range(5), range(5), range(2)):
+        if i != j:
+            naive[i, b] += torch.exp(-(rows[i, b] - rows[j, b]).abs().sum())
+    assert torch.allclose(part(features), naive)
+    assert (part(features[:1].repeat(5, 1)) == 4).all()
+
+
+def test_packs_join_data_along_their_channels():
+    x = torch.arange(24).reshape(4, 1, 2, 3)
+    assert torch.equal(packed(x, 2)[1, 1], x[3, 0])
+    game, critic = contest(pack=2, penalty=0.0)
+    assert len(game.opinion(critic, drawn(6, 3), None, noise(6)).logit) == 3
+
+
+@pytest.mark.parametrize("conditioning", ["projection", "concatenation", "auxiliary"])
+def test_the_critic_hears_of_classes(conditioning):
+    rules = Rules(conditioning=conditioning)
+    torch.manual_seed(0)
+    critic = ConvolutionalCritic(Images(1, 8, 8), 3, 8, rules)
+    x = torch.randn((2, 1, 8, 8), generator=seeded())
+    told: list[Opinion] = [critic(x, torch.eye(3)[[y, y]]) for y in (0, 1)]
+    if conditioning == "auxiliary":
+        assert told[0].classes.shape == (2, 3)
+        both = Sides(x, x, torch.eye(3)[[0, 1]])
+        game = Contest(rules, critic, batch_size=2)
+        plain = game.pair.generator(told[0].logit, told[0].logit)
+        value = game.generator_loss(critic, both, noise(2)).value
+        wrong = torch.nn.functional.cross_entropy(told[0].classes, torch.tensor([0, 1]))
+        assert value.item() == pytest.approx((plain + wrong).item())
+    else:
+        assert not torch.allclose(told[0].logit, told[1].logit)
+
+
+def test_what_is_augmented_can_be_told_apart_again():
+    """Of all 16 binary images of two times two, and any p below one, the mixture of moves has an inverse:
+    no two distributions of data become the same, so what is learnt of moved data are the data."""
+    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(16, 1, 2, 2)
+    augmentation = Augmentation(0.5, 0.0, 0.0, 0.6)
+    draws = 4000
+    places = torch.tensor([8, 4, 2, 1])
+
+    def transition(p):
+        augmentation.strength.fill_(p)
+        moved = augmentation(images.repeat_interleave(draws, 0), noise_of(16 * draws))
+        state = ((moved.flatten(1) > 0).long() * places).sum(1).reshape(16, draws)
+        return torch.stack([torch.bincount(row, minlength=16) / draws for row in state]).double()
+
+    truth = torch.rand(16, generator=seeded(3), dtype=torch.float64)
+    truth = truth / truth.sum()
+    for p in (0.0, 0.4, 0.8):
+        chances = transition(p)
+        assert torch.linalg.svdvals(chances)[-1] > 0.9 * (1 - p)
+        again = torch.linalg.solve(chances.T, chances.T @ truth)
+        assert torch.allclose(again, truth, atol=1e-9)
+    always = Augmentation(0.5, 0.0, 0.0)
+    assert torch.equal(always(images, noise(16)), always(images, noise(16)))
+
+
+def noise_of(rows):
+    """One stream: as many as in a thousand images would be slow to open."""
+
+    class Stream:
+        def __init__(self):
+            self.draw = seeded(5)
+
+        def uniform(self, *shape):
+            return torch.rand((rows, *shape), generator=self.draw)
+
+    return Stream()
+
+
+def test_the_strength_of_augmentation_follows_how_sure_the_critic_is():
+    augmentation = Augmentation(0.1, 0.2, 0.5, 0.6)
+    for _ in range(10):
+        augmentation.adapt(0.9, 1000)
+    assert augmentation.strength.item() == pytest.approx(0.1)
+    augmentation.adapt(0.3, 4000)
+    assert augmentation.strength.item() == pytest.approx(0.06)
+    augmentation.adapt(0.3, 40_000)
+    assert augmentation.strength.item() == 0
+    game, critic = contest()
+    assert -1 <= float(game.sureness(critic, sides(), noise(6))) <= 1
+
+
+def test_moves_are_what_they_say():
+    x = torch.rand((3, 3, 8, 8), generator=seeded()) * 2 - 1
+    middle = torch.full((3, 2), 0.5)
+    cut = cut_out(x, middle, 0.5)
+    assert (cut[:, :, 2:6, 2:6] == 0).all()
+    assert int((cut == 0).sum()) == 3 * 3 * 16
+    still = recoloured(x, torch.full((3, 3), 0.5), 1.0)
+    assert torch.allclose(still, x, atol=1e-6)
+    brighter = recoloured(x, torch.tensor([[1.0, 0.5, 0.5]] * 3), 1.0)
+    assert torch.allclose(brighter, x + 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"smooth": 0.1, "loss": "hinge"}, "CFG-170"),
+        ({"pack": 4}, "CFG-171"),
+        ({"pack": 2, "conditioning": "auxiliary"}, "CFG-172"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(options, code):
+    with pytest.raises(Refusal) as refusal:
+        contest(**options)
+    assert refusal.value.code == code
