@@ -76,7 +76,7 @@ def test_guidance_goes_beyond_the_class():
     torch.testing.assert_close(network.field(one, 3.0)(x, 0.3), own + 3 * (own - plain))
     with pytest.raises(Refusal) as refusal:
         FlowMatching(Vectors(2), Config(guidance_scale=1.0))
-    assert refusal.value.code == "CFG-179"
+    assert refusal.value.code == "CFG-214"
 
 
 def test_images_and_tables_go_through_and_back():
@@ -98,7 +98,7 @@ def test_a_dit_takes_the_place_of_the_unet():
     assert model.space.contains(x)
     with pytest.raises(Refusal) as refusal:
         FlowMatching(Vectors(3), Config(backbone="dit"))
-    assert refusal.value.code == "CFG-178"
+    assert refusal.value.code == "CFG-228"
 
 
 def test_noise_is_paired_at_least_cost():
