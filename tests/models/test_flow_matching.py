@@ -120,9 +120,9 @@ def played(model, rounds, total, play=None):
 
 
 def test_reflow_learns_the_pairs_of_the_weights_it_began_with():
-    config = Config(channels=32, blocks=2, batch_size=64, learning_rate=3e-3, reflow=1)
+    config = Config(channels=32, blocks=1, batch_size=64, learning_rate=5e-3, reflow=1)
     model = FlowMatching(Vectors(2), config)
-    play = played(model, 152, 300)
+    play = played(model, 122, 240)
     assert play.clock.stage == 3
     before = model.curvature(256)
     teacher = copy.deepcopy(model.network)
@@ -131,7 +131,7 @@ def test_reflow_learns_the_pairs_of_the_weights_it_began_with():
     torch.testing.assert_close(
         solved(model.teacher.field(teacher, None), model.pool_noise, times(10), "heun"), pairs
     )
-    played(model, 300, 300, play)
+    played(model, 240, 240, play)
     after = model.teacher.weights()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
     assert not torch.equal(pairs, model.pool_data), "no pair was drawn anew"
