@@ -113,4 +113,4 @@ def test_few_steps_draw_whole_images_and_labels_are_heard():
     assert not torch.allclose(*values)
     with pytest.raises(Refusal) as refusal:
         AbsorbingDiffusion(SPACE, Config(width=10, heads=4))
-    assert refusal.value.code == "CFG-176"
+    assert refusal.value.code == "CFG-226"

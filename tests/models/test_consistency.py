@@ -74,4 +74,4 @@ def test_the_student_starts_as_the_teacher_and_the_teacher_stays():
     assert all(p.grad is None for p in model.teacher.parameters())
     with pytest.raises(Refusal) as refusal:
         Consistency(Vectors(2), Config(steps=1))
-    assert refusal.value.code == "CFG-172"
+    assert refusal.value.code == "CFG-222"

@@ -76,7 +76,7 @@ def test_guidance_goes_beyond_the_class():
     torch.testing.assert_close(network.field(one, 3.0)(x, 0.3), own + 3 * (own - plain))
     with pytest.raises(Refusal) as refusal:
         FlowMatching(Vectors(2), Config(guidance_scale=1.0))
-    assert refusal.value.code == "CFG-179"
+    assert refusal.value.code == "CFG-214"
 
 
 def test_images_and_tables_go_through_and_back():
@@ -98,7 +98,7 @@ def test_a_dit_takes_the_place_of_the_unet():
     assert model.space.contains(x)
     with pytest.raises(Refusal) as refusal:
         FlowMatching(Vectors(3), Config(backbone="dit"))
-    assert refusal.value.code == "CFG-178"
+    assert refusal.value.code == "CFG-228"
 
 
 def test_noise_is_paired_at_least_cost():
@@ -120,9 +120,9 @@ def played(model, rounds, total, play=None):
 
 
 def test_reflow_learns_the_pairs_of_the_weights_it_began_with():
-    config = Config(channels=32, blocks=2, batch_size=64, learning_rate=3e-3, reflow=1)
+    config = Config(channels=32, blocks=1, batch_size=64, learning_rate=5e-3, reflow=1)
     model = FlowMatching(Vectors(2), config)
-    play = played(model, 152, 300)
+    play = played(model, 122, 240)
     assert play.clock.stage == 3
     before = model.curvature(256)
     teacher = copy.deepcopy(model.network)
@@ -131,11 +131,11 @@ def test_reflow_learns_the_pairs_of_the_weights_it_began_with():
     torch.testing.assert_close(
         solved(model.teacher.field(teacher, None), model.pool_noise, times(10), "heun"), pairs
     )
-    played(model, 300, 300, play)
+    played(model, 240, 240, play)
     after = model.teacher.weights()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
     assert not torch.equal(pairs, model.pool_data), "no pair was drawn anew"
-    assert model.curvature(256) < 0.6 * before
+    assert model.curvature(256) < 0.5 * before
 
 
 def test_reflow_can_be_stopped_and_resumed():

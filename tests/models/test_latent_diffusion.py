@@ -96,10 +96,10 @@ def test_parts_of_the_shelf_are_built_played_and_kept(settings, condition, tmp_p
     [
         ({"autoencoder": "dcgan"}, "CFG-121"),
         ({"autoencoder": "vq-vae"}, "CFG-121"),
-        ({"autoencoder": "vq-vae", "prior": "own"}, "CFG-174"),
+        ({"autoencoder": "vq-vae", "prior": "own"}, "CFG-224"),
         ({"prior": "pixelcnn"}, "CFG-121"),
         ({"prior": "nothing"}, "CFG-121"),
-        ({"prior_share": 0.1}, "CFG-175"),
+        ({"prior_share": 0.1}, "CFG-225"),
         ({"autoencoder": "own", "autoencoder.hidden": 3}, "CFG-120"),
     ],
 )

@@ -99,11 +99,6 @@ def stratified_times(uniform: Tensor, spacing: Spacing) -> Tensor:
     return straight_paths.spaced(place, spacing)
 
 
-def dropped(classes: Tensor | None, uniform: Tensor, rate: float) -> Tensor | None:
-    """Classes as rows of zeros and a one, of which a share ``rate`` becomes all zeros: no class."""
-    return None if classes is None else classes * (uniform >= rate).to(classes)[:, None]
-
-
 class Frozen(nn.Module):
     """The weights that a network had when it was ``taken``: buffers, which nobody trains."""
 

@@ -269,7 +269,7 @@ def _ranks(keys: Tensor) -> Tensor:
 def _require_sense(config: Config) -> None:
     if config.width % (2 * config.heads):
         raise Refusal(
-            "CFG-176",
+            "CFG-226",
             f"a width of {config.width} is not {config.heads} heads of an even width",
             way_out=f"choose a multiple of {2 * config.heads}",
         )
@@ -277,4 +277,4 @@ def _require_sense(config: Config) -> None:
         reason = (
             f"bound_draws is {config.bound_draws}, num_inference_steps {config.num_inference_steps}"
         )
-        raise Refusal("CFG-177", reason, way_out="draw at least once, and take 0 or more steps")
+        raise Refusal("CFG-227", reason, way_out="draw at least once, and take 0 or more steps")

@@ -247,4 +247,4 @@ def _require_sense(config: Config) -> None:
     if config.steps < 2 or not 0 < config.student_share < 1:
         reason = f"steps is {config.steps}, and student_share {config.student_share:g}"
         way_out = "cut paths into at least 2 parts, and give the student a share between 0 and 1"
-        raise Refusal("CFG-172", reason, way_out=way_out)
+        raise Refusal("CFG-222", reason, way_out=way_out)

@@ -197,7 +197,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         if not isinstance(self.code_space, Vectors):
             reason = f"codes of {shown(config.autoencoder)} are {self.code_space}"
             way_out = "choose an autoencoder whose codes are real vectors, such as autoencoder"
-            raise Refusal("CFG-174", reason, way_out=way_out)
+            raise Refusal("CFG-224", reason, way_out=way_out)
         if config.prior == OWN:
             prior = _Normals(self.code_space, condition)
         _require_part("prior", config.prior, prior)
@@ -322,12 +322,12 @@ def _require_sense(config: Config) -> None:
         way_out = (
             f"give codes at least 1 entry, and the prior a share from {LEAST_SHARE} to below 1"
         )
-        raise Refusal("CFG-175", reason, way_out=way_out)
+        raise Refusal("CFG-225", reason, way_out=way_out)
 
 
 def _require_part(key: str, name: str, part: Any) -> None:
     if part is None:
         reason = f"the {key} {shown(name)} was not handed over"
         raise Refusal(
-            "CFG-173", reason, way_out=f"build the model with shelf.build, or set {key}={OWN}"
+            "CFG-223", reason, way_out=f"build the model with shelf.build, or set {key}={OWN}"
         )
