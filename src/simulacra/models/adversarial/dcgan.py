@@ -112,11 +112,16 @@ class DCGAN(nn.Module, Sampler):
     def _beside(z: Tensor, classes: Tensor | None) -> Tensor:
         return z if classes is None else torch.cat([z, classes.to(z)], dim=1)
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        """Data, and as many made ones of the same classes."""
-        classes = self._classes(batch.condition, len(batch))
-        made: Tensor = self.generator(self._beside(noise.normal(self.config.latent), classes))
-        return Sides(centred(batch.x, self.space.levels), made, classes)
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones of the same classes (or themselves)."""
+        classes, real = (
+            self._classes(batch.condition, len(batch)),
+            centred(batch.x, self.space.levels),
+        )
+        if not makes:
+            return Sides(real, real, classes)
+        z = self._beside(noise.normal(self.config.latent), classes)
+        return Sides(real, self.generator(z), classes)
 
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
@@ -128,7 +133,7 @@ class DCGAN(nn.Module, Sampler):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 

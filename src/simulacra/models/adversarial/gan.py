@@ -235,11 +235,12 @@ class GAN(nn.Module, Sampler, Diagnosable):
         made: Tensor = self.generator(torch.cat(parts, dim=1))
         return made
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        """Data, and as many made ones of the same classes."""
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones of the same classes (or themselves)."""
         classes = self._classes(batch.condition, len(batch))
         real, _ = self.door.enter(batch.x, noise)
-        return Sides(self._shaped(real), self._shaped(self._made(classes, noise)), classes)
+        made = self._made(classes, noise) if makes else real
+        return Sides(self._shaped(real), self._shaped(made), classes)
 
     def _shaped(self, z: Tensor) -> Tensor:
         """Rows of pixels as images, which can be moved about."""
@@ -255,7 +256,7 @@ class GAN(nn.Module, Sampler, Diagnosable):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 

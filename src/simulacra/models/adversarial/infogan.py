@@ -159,8 +159,10 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         z = torch.cat([noise.normal(config.latent), shown, numbers], dim=1)
         return Made(self.generator(z.to(self._weight)), classes, numbers)
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        return Sides(centred(batch.x, self.space.levels), self._made(noise).x)
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones (or themselves)."""
+        real = centred(batch.x, self.space.levels)
+        return Sides(real, self._made(noise).x if makes else real)
 
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
@@ -172,7 +174,7 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
