@@ -15,7 +15,7 @@ random when data are few (Zhao et al. 2020). Classes enter beside z, and the cri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -162,7 +162,8 @@ class DCGAN(nn.Module, Sampler):
         config = self.config
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -93,10 +93,11 @@ class DenseCritic(CriticHead):
     """Rows (n, size) and classes (n, ``classes``) to an opinion of ``config``'s kind."""
 
     def __init__(self, size: int, classes: int, config: Config) -> None:
-        super().__init__(config.critic_hidden, classes, config)
+        super().__init__()
         self.concatenates = classes > 0 and config.conditioning == "concatenation"
         enters = (size + classes * self.concatenates) * config.pack
         self.body = dense([enters] + [config.critic_hidden] * config.layers)
+        self.add_head(config.critic_hidden, classes, config)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
         x = x.flatten(1)
@@ -148,8 +149,9 @@ class GAN(nn.Module, Sampler, Diagnosable):
             regulariser="r1+r2",
             penalty=1e-3,
             penalty_every=1,
-            latent=4 if plain else 32,
-            kinds=128,
+            critic_rate=2.0,
+            latent=8 if plain else 32,
+            kinds=64,
             hidden=64 if plain else 256,
             critic_hidden=64 if plain else 256,
             learning_rate=1e-3,
@@ -291,7 +293,8 @@ class GAN(nn.Module, Sampler, Diagnosable):
         config = self.config
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="cosine")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every

@@ -18,7 +18,7 @@ options of ``layers/adversarial_rules.py``; weight averages for sampling.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -210,7 +210,8 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
         reader = Player("reader", list(self.reader.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every
