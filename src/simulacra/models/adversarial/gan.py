@@ -14,8 +14,8 @@ clusters are not (Khayatkhoei et al. 2018, sec. 3).
 ``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
 the share of data among the nearest neighbours. No likelihood.
 
-Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024. Changed: leaky
-ReLU, weight averages for sampling.
+Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024; Heusel et al. 2017 (a critic
+that learns faster). Changed: leaky ReLU, weight averages for sampling.
 """
 
 from __future__ import annotations
@@ -227,13 +227,13 @@ class GAN(nn.Module, Sampler, Diagnosable):
 
     def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
         z = noise.normal(self.config.latent).to(self.door.shift.dtype)
-        parts = [z]
-        if self.config.kinds:
-            kind = (noise.uniform() * self.config.kinds).long().clamp(max=self.config.kinds - 1)
-            # Its entries have the mean square of z's, so that it weighs as much as they do.
-            parts.append(functional.one_hot(kind, self.config.kinds).to(z) * self.config.kinds**0.5)
+        parts, count = [z], self.config.kinds
+        # What is one of many has the mean square of a normal number, and so weighs as much as many.
+        if count:
+            kind = (noise.uniform() * count).long().clamp(max=count - 1)
+            parts.append(functional.one_hot(kind, count).to(z) * count**0.5)
         if classes is not None:
-            parts.append(classes.to(z))
+            parts.append(classes.to(z) * classes.shape[1] ** 0.5)
         made: Tensor = self.generator(torch.cat(parts, dim=1))
         return made
 
