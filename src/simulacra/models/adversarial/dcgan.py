@@ -7,9 +7,9 @@ remedies are options (``layers/contest.py``). There is no likelihood: the class 
 
 Papers: Goodfellow et al. 2014; Radford, Metz & Chintala 2016. Changed, for training that does not
 collapse: no batch normalisation in the critic, but the gradient penalty R1 (Mescheder et al. 2018,
-eq. 9), lazily (Karras et al. 2020); averaged weights for sampling; what the critic sees is shifted at
-random when data are few (Zhao et al. 2020). Classes enter beside z, and the critic by projection
-(Miyato & Koyama 2018).
+eq. 9), lazily (Karras et al. 2020); averaged weights for sampling; where data are few, what the critic
+sees is shifted as often as it is too sure of them (Karras et al. 2020a). Classes enter beside z, and the
+critic by projection (Miyato & Koyama 2018).
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ class DCGAN(nn.Module, Sampler):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """Shifts for few data; a stronger penalty for larger images."""
+        """Shifts as often as ADA asks for where data are few; a stronger penalty for larger images."""
         assert isinstance(space, Images)
         few = num_examples < 5000
         penalty = max(0.2, space.height * space.width / 1024)
-        return Config(penalty=penalty, shift=0.125 if few else 0.0, learning_rate=5e-4)
+        config = Config(penalty=penalty, learning_rate=5e-4)
+        return replace(config, shift=0.125, adaptive=0.6) if few else config
 
     @classmethod
     def toy(cls) -> DCGAN:

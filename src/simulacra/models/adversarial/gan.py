@@ -141,8 +141,9 @@ class GAN(nn.Module, Sampler, Diagnosable):
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """For rows R3GAN's loss and penalties, and kinds of noise; shifts for few images."""
         if isinstance(space, Images):
+            config = Config(learning_rate=5e-4)
             few = num_examples < 5000
-            return Config(shift=0.125 if few else 0.0, learning_rate=5e-4)
+            return replace(config, shift=0.125, adaptive=0.6) if few else config
         plain = real_size(space) <= FEW
         return Config(
             loss="relativistic",

@@ -99,7 +99,8 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         assert isinstance(space, Images)
         few = num_examples < 5000
         penalty = max(0.2, space.height * space.width / 1024)
-        return Config(penalty=penalty, shift=0.125 if few else 0.0, learning_rate=5e-4)
+        config = Config(penalty=penalty, learning_rate=5e-4)
+        return replace(config, shift=0.125, adaptive=0.6) if few else config
 
     @classmethod
     def toy(cls) -> InfoGAN:
