@@ -38,8 +38,9 @@ class Small(CriticHead):
     """Two layers on rows of three numbers, in float64."""
 
     def __init__(self, rules, classes=0):
-        super().__init__(4, classes, rules)
+        super().__init__()
         self.body = nn.Linear(3 * rules.pack, 4)
+        self.add_head(4, classes, rules)
         self.double()
 
     def forward(self, x, classes):
@@ -149,7 +150,8 @@ def test_the_unrolled_gradient_is_that_of_two_steps_written_out():
 
     class Linear(CriticHead):
         def __init__(self):
-            super().__init__(3, 0, rules)
+            super().__init__()
+            self.add_head(3, 0, rules)
             self.double()
 
         def forward(self, x, classes):

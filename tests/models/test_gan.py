@@ -89,9 +89,9 @@ def test_a_table_of_everything_is_drawn_by_class():
     x = torch.stack([size, age, 2.0 * y], dim=1)
     torch.manual_seed(0)
     config = GAN.recommend(space, 600)
-    config = replace(config, hidden=64, critic_hidden=64, batch_size=64, learning_rate=1e-3)
+    config = replace(config, latent=8, hidden=64, critic_hidden=64, learning_rate=2e-3)
     model = GAN(space, config, condition=Labels(2))
-    play = played(model, x, 180, y)
+    play = played(model, x, 220, y)
     wanted = torch.arange(200) % 2
     with play.averaged():
         made = model.sample(200, condition=wanted, generator=seeded())

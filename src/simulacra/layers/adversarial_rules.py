@@ -23,12 +23,13 @@ class Rules:
     """``loss`` and ``smooth``: as in ``probability/adversarial.py``. ``penalty`` is the weight gamma of
     the ``regulariser``, taken every ``penalty_every`` rounds for all of them, of which the share
     ``penalty_left`` is left at the end (Huang et al. 2024 let it fall, too); ``spectral`` divides the
-    critic's weights by their norms. ``critic_steps`` are those of one round, ``unrolled`` those of size
-    ``unrolled_rate`` that the generator looks ahead. ``pack`` data are judged at once; ``minibatch`` is
-    what the critic sees of the batch. ``shift``, ``cut`` and ``colour`` move what it sees of images,
-    always or, where ``adaptive`` is ADA's target (0.6), as often as is needed. ``conditioning``: how a
-    class enters the critic. ``average``: the half-life of the generator's weight average as a share of
-    the data seen, 0 for the last weights."""
+    critic's weights by their norms. ``critic_steps`` are those of one round, ``critic_rate`` the
+    critic's learning rate as a multiple of the generator's (Heusel et al. 2017), ``unrolled`` those of
+    size ``unrolled_rate`` that the generator looks ahead. ``pack`` data are judged at once;
+    ``minibatch`` is what the critic sees of the batch. ``shift``, ``cut`` and ``colour`` move what it
+    sees of images, always or, where ``adaptive`` is ADA's target (0.6), as often as is needed.
+    ``conditioning``: how a class enters the critic. ``average``: the half-life of the generator's weight
+    average as a share of the data seen, 0 for the last weights."""
 
     loss: Name = "non-saturating"
     smooth: float = 0.0
@@ -37,6 +38,7 @@ class Rules:
     penalty_every: int = 4
     penalty_left: float = 1.0
     critic_steps: int = 1
+    critic_rate: float = 1.0
     spectral: bool = False
     unrolled: int = 0
     unrolled_rate: float = 0.1

@@ -85,7 +85,13 @@ class Contest(nn.Module):
 
     @property
     def penalised(self) -> bool:
+        """Whether there is a penalty."""
         return self.rules.regulariser != "none" and self.rules.penalty > 0
+
+    @property
+    def penalises_made(self) -> bool:
+        """Whether the penalty looks at made data."""
+        return self.rules.regulariser != "r1"
 
     def opinion(self, critic: Critic, x: Tensor, classes: Tensor | None, noise: Noise) -> Opinion:
         """What the critic says of data (n, …), moved about and packed."""
@@ -139,10 +145,11 @@ class Contest(nn.Module):
     def generator_loss(self, critic: nn.Module, sides: Sides, noise: Noise) -> Outcome:
         """The generator's loss against the critic, or against what it will be."""
         ahead: Critic = self._after(critic, sides, noise) if self.rules.unrolled else critic
-        made = self.opinion(ahead, sides.made, sides.classes, noise)
-        # Logits of data move with made data only where they were unrolled upon.
-        with torch.set_grad_enabled(self.rules.unrolled > 0 and torch.is_grad_enabled()):
-            real = self.opinion(ahead, sides.real, sides.classes, noise)
+        made = real = self.opinion(ahead, sides.made, sides.classes, noise)
+        if self.pair.compares or self.rules.feature_matching:
+            # What is said of data moves with made data only where the critic looked ahead on them.
+            with torch.set_grad_enabled(self.rules.unrolled > 0 and torch.is_grad_enabled()):
+                real = self.opinion(ahead, sides.real, sides.classes, noise)
         if self.rules.feature_matching:
             apart = real.features.float().mean(0) - made.features.float().mean(0)
             return Outcome(apart.square().sum(), {})

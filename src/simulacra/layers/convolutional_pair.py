@@ -53,7 +53,7 @@ class ConvolutionalCritic(CriticHead):
         sizes = sides(space)
         widths = [channels * 2**level for level in range(len(sizes))]
         features = widths[-1] * sizes[-1][0] * sizes[-1][1]
-        super().__init__(features, classes, rules)
+        super().__init__()
         self.concatenates = classes > 0 and rules.conditioning == "concatenation"
         enters = (space.channels + classes * self.concatenates) * rules.pack
         parts: list[nn.Module] = [nn.Conv2d(enters, channels, 3, padding=1)]
@@ -63,6 +63,7 @@ class ConvolutionalCritic(CriticHead):
         self.read = nn.Sequential(
             nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten()
         )
+        self.add_head(features, classes, rules)
         start_small(self)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:

@@ -52,10 +52,10 @@ def batch_deviation(features: Tensor) -> Tensor:
 
 
 class CriticHead(nn.Module):
-    """Features (n, F) and ``classes`` of each datum (n, K) to an opinion; a critic ends in one."""
+    """What a critic ends in: ``add_head``, when all before it is built, then ``opinion``."""
 
-    def __init__(self, features: int, classes: int, rules: Rules) -> None:
-        super().__init__()
+    def add_head(self, features: int, classes: int, rules: Rules) -> None:
+        """Layers that read ``features`` of a datum, which is of one of ``classes``, 0 for none."""
         joined = features
         self.alike = None
         if rules.minibatch == "discrimination":

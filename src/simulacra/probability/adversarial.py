@@ -35,7 +35,7 @@ class Pair:
     """Losses of logits (n,), real then made; the critic's takes ``smooth`` too. Means, in nats or units.
 
     ``chance``: from logits of data and logits of made ones to D of either. ``has_level``: whether a
-    constant added to all logits changes anything.
+    constant added to all logits changes anything. ``compares``: whether the generator's looks at data.
     """
 
     critic: Callable[[Tensor, Tensor, float], Tensor]
@@ -43,6 +43,7 @@ class Pair:
     chance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     smooths: bool = False
     has_level: bool = True
+    compares: bool = False
 
 
 def _cross_entropy(real: Tensor, made: Tensor, smooth: float) -> Tensor:
@@ -100,6 +101,7 @@ LOSSES: dict[str, Pair] = {
         lambda real, made: functional.softplus(real - made).mean(),
         _centred_sigmoids,
         has_level=False,
+        compares=True,
     ),
 }
 

@@ -7,15 +7,15 @@ remedies are options (``layers/contest.py``). There is no likelihood: the class 
 
 Papers: Goodfellow et al. 2014; Radford, Metz & Chintala 2016. Changed, for training that does not
 collapse: no batch normalisation in the critic, but the gradient penalty R1 (Mescheder et al. 2018,
-eq. 9), lazily (Karras et al. 2020); averaged weights for sampling; what the critic sees is shifted at
-random when data are few (Zhao et al. 2020). Classes enter beside z, and the critic by projection
-(Miyato & Koyama 2018).
+eq. 9), lazily (Karras et al. 2020); averaged weights for sampling; where data are few, what the critic
+sees is shifted as often as it is too sure of them (Karras et al. 2020a). Classes enter beside z, and the
+critic by projection (Miyato & Koyama 2018).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -75,11 +75,12 @@ class DCGAN(nn.Module, Sampler):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """Shifts for few data; a stronger penalty for larger images."""
+        """Shifts as often as ADA asks for where data are few; a stronger penalty for larger images."""
         assert isinstance(space, Images)
         few = num_examples < 5000
         penalty = max(0.2, space.height * space.width / 1024)
-        return Config(penalty=penalty, shift=0.125 if few else 0.0, learning_rate=5e-4)
+        config = Config(penalty=penalty, learning_rate=5e-4)
+        return replace(config, shift=0.125, adaptive=0.6) if few else config
 
     @classmethod
     def toy(cls) -> DCGAN:
@@ -112,11 +113,16 @@ class DCGAN(nn.Module, Sampler):
     def _beside(z: Tensor, classes: Tensor | None) -> Tensor:
         return z if classes is None else torch.cat([z, classes.to(z)], dim=1)
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        """Data, and as many made ones of the same classes."""
-        classes = self._classes(batch.condition, len(batch))
-        made: Tensor = self.generator(self._beside(noise.normal(self.config.latent), classes))
-        return Sides(centred(batch.x, self.space.levels), made, classes)
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones of the same classes (or themselves)."""
+        classes, real = (
+            self._classes(batch.condition, len(batch)),
+            centred(batch.x, self.space.levels),
+        )
+        if not makes:
+            return Sides(real, real, classes)
+        z = self._beside(noise.normal(self.config.latent), classes)
+        return Sides(real, self.generator(z), classes)
 
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
@@ -128,7 +134,7 @@ class DCGAN(nn.Module, Sampler):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
@@ -157,7 +163,8 @@ class DCGAN(nn.Module, Sampler):
         config = self.config
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every

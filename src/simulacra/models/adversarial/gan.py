@@ -14,15 +14,15 @@ clusters are not (Khayatkhoei et al. 2018, sec. 3).
 ``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
 the share of data among the nearest neighbours. No likelihood.
 
-Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024. Changed: leaky
-ReLU, weight averages for sampling.
+Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024; Heusel et al. 2017 (a critic
+that learns faster). Changed: leaky ReLU, weight averages for sampling.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -93,10 +93,11 @@ class DenseCritic(CriticHead):
     """Rows (n, size) and classes (n, ``classes``) to an opinion of ``config``'s kind."""
 
     def __init__(self, size: int, classes: int, config: Config) -> None:
-        super().__init__(config.critic_hidden, classes, config)
+        super().__init__()
         self.concatenates = classes > 0 and config.conditioning == "concatenation"
         enters = (size + classes * self.concatenates) * config.pack
         self.body = dense([enters] + [config.critic_hidden] * config.layers)
+        self.add_head(config.critic_hidden, classes, config)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
         x = x.flatten(1)
@@ -140,16 +141,18 @@ class GAN(nn.Module, Sampler, Diagnosable):
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """For rows R3GAN's loss and penalties, and kinds of noise; shifts for few images."""
         if isinstance(space, Images):
+            config = Config(learning_rate=5e-4)
             few = num_examples < 5000
-            return Config(shift=0.125 if few else 0.0, learning_rate=5e-4)
+            return replace(config, shift=0.125, adaptive=0.6) if few else config
         plain = real_size(space) <= FEW
         return Config(
             loss="relativistic",
             regulariser="r1+r2",
             penalty=1e-3,
             penalty_every=1,
-            latent=4 if plain else 32,
-            kinds=128,
+            critic_rate=2.0,
+            latent=8 if plain else 32,
+            kinds=64,
             hidden=64 if plain else 256,
             critic_hidden=64 if plain else 256,
             learning_rate=1e-3,
@@ -225,21 +228,22 @@ class GAN(nn.Module, Sampler, Diagnosable):
 
     def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
         z = noise.normal(self.config.latent).to(self.door.shift.dtype)
-        parts = [z]
-        if self.config.kinds:
-            kind = (noise.uniform() * self.config.kinds).long().clamp(max=self.config.kinds - 1)
-            # Its entries have the mean square of z's, so that it weighs as much as they do.
-            parts.append(functional.one_hot(kind, self.config.kinds).to(z) * self.config.kinds**0.5)
+        parts, count = [z], self.config.kinds
+        # What is one of many has the mean square of a normal number, and so weighs as much as many.
+        if count:
+            kind = (noise.uniform() * count).long().clamp(max=count - 1)
+            parts.append(functional.one_hot(kind, count).to(z) * count**0.5)
         if classes is not None:
-            parts.append(classes.to(z))
+            parts.append(classes.to(z) * classes.shape[1] ** 0.5)
         made: Tensor = self.generator(torch.cat(parts, dim=1))
         return made
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        """Data, and as many made ones of the same classes."""
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones of the same classes (or themselves)."""
         classes = self._classes(batch.condition, len(batch))
         real, _ = self.door.enter(batch.x, noise)
-        return Sides(self._shaped(real), self._shaped(self._made(classes, noise)), classes)
+        made = self._made(classes, noise) if makes else real
+        return Sides(self._shaped(real), self._shaped(made), classes)
 
     def _shaped(self, z: Tensor) -> Tensor:
         """Rows of pixels as images, which can be moved about."""
@@ -255,7 +259,7 @@ class GAN(nn.Module, Sampler, Diagnosable):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
@@ -290,7 +294,8 @@ class GAN(nn.Module, Sampler, Diagnosable):
         config = self.config
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="cosine")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every

@@ -18,7 +18,7 @@ options of ``layers/adversarial_rules.py``; weight averages for sampling.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -99,7 +99,8 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         assert isinstance(space, Images)
         few = num_examples < 5000
         penalty = max(0.2, space.height * space.width / 1024)
-        return Config(penalty=penalty, shift=0.125 if few else 0.0, learning_rate=5e-4)
+        config = Config(penalty=penalty, learning_rate=5e-4)
+        return replace(config, shift=0.125, adaptive=0.6) if few else config
 
     @classmethod
     def toy(cls) -> InfoGAN:
@@ -159,8 +160,10 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         z = torch.cat([noise.normal(config.latent), shown, numbers], dim=1)
         return Made(self.generator(z.to(self._weight)), classes, numbers)
 
-    def _sides(self, batch: Batch, noise: Noise) -> Sides:
-        return Sides(centred(batch.x, self.space.levels), self._made(noise).x)
+    def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
+        """Data, and as many made ones (or themselves)."""
+        real = centred(batch.x, self.space.levels)
+        return Sides(real, self._made(noise).x if makes else real)
 
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
@@ -172,7 +175,7 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
-            sides = self._sides(batch, noise)
+            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
         told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
         return Loss(told.value, told.numbers)
 
@@ -208,7 +211,8 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
         generator = Player("generator", list(self.generator.parameters()), optimiser)
         reader = Player("reader", list(self.reader.parameters()), optimiser)
-        critic = Player("critic", list(self.critic.parameters()), optimiser)
+        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
+        critic = Player("critic", list(self.critic.parameters()), faster)
         turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every
