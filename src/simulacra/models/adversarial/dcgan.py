@@ -14,33 +14,19 @@ critic by projection (Miyato & Koyama 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import Sampler
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.families.adversarial import AdversarialModel
+from simulacra.games import Batch
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of, one_hot_labels
-from simulacra.layers.spectral import iterate_all
-from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.spaces import Images, Labels, Space
 
@@ -55,9 +41,11 @@ class Config(Rules):
     learning_rate: float = 2e-4
 
 
-class DCGAN(nn.Module, Sampler):
+class DCGAN(AdversarialModel, Sampler):
     """A generator, and the critic that taught it."""
 
+    config: Config
+    generator: ConvolutionalGenerator
     representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
@@ -123,57 +111,3 @@ class DCGAN(nn.Module, Sampler):
             return Sides(real, real, classes)
         z = self._beside(noise.normal(self.config.latent), classes)
         return Sides(real, self.generator(z), classes)
-
-    def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The critic's loss on data and on what it is not to be deceived by."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
-
-    def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The regulariser, for all the rounds that it was left out."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
-        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
-
-    def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The generator's loss: the critic is to take what is made for data."""
-        told = self.contest.generator_loss(self.critic, self._sides(batch, noise), noise)
-        return Loss(told.value, told.numbers)
-
-    def follow_norms(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Power iterations towards the norms of the critic's weights, which have moved."""
-        iterate_all(self.critic)
-        return {}
-
-    @torch.no_grad()
-    def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """ADA: augment the more, the surer the critic is of training data."""
-        batch = next(batches)
-        sure = self.contest.sureness(self.critic, self._sides(batch, noise), noise)
-        mean_over_processes([sure])
-        data = ADAPT_EVERY * self.config.batch_size
-        return self.contest.augmentation.adapt(float(sure), data)
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
-        generator = Player("generator", list(self.generator.parameters()), optimiser)
-        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
-        critic = Player("critic", list(self.critic.parameters()), faster)
-        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
-        if self.contest.lazy:
-            every = config.penalty_every
-            turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
-        if config.spectral:
-            turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
-        if self.contest.adapts:
-            turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
-        turns.append(Descent((generator,), self.generator_loss, batches=0))
-        return Game(
-            [Stage(turns)], config.batch_size, average=config.average, bf16=True, keep="last"
-        )

@@ -30,27 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.families.adversarial import AdversarialModel
+from simulacra.games import Batch, Clock, Rewrite, Stage
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.row_door import RowDoor
-from simulacra.layers.spectral import iterate_all
 from simulacra.layers.table_reals import real_size
-from simulacra.optimisation import Optimiser
 from simulacra.probability.adversarial import balance
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
@@ -115,9 +102,12 @@ def share_of_data(real: Tensor, made: Tensor) -> Tensor:
     return (near < len(real)).to(both.dtype).mean(1)
 
 
-class GAN(nn.Module, Sampler, Diagnosable):
+class GAN(AdversarialModel, Sampler, Diagnosable):
     """A generator, and the critic that taught it."""
 
+    schedule: ClassVar = "cosine"
+    gains_by_bf16: ClassVar = False
+    config: Config
     spaces: ClassVar = (Vectors, Table, Images)
     conditions: ClassVar = (Labels,)
 
@@ -249,61 +239,11 @@ class GAN(nn.Module, Sampler, Diagnosable):
         """Rows of pixels as images, which can be moved about."""
         return z.reshape(-1, *self.space.shape) if isinstance(self.space, Images) else z
 
-    def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The critic's loss on data and on what it is not to be deceived by."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
-
-    def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The regulariser, for all the rounds that it was left out."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
-        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
-
-    def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The generator's loss: the critic is to take what is made for data."""
-        told = self.contest.generator_loss(self.critic, self._sides(batch, noise), noise)
-        return Loss(told.value, told.numbers)
+    def _first(self) -> Sequence[Stage]:
+        return (Stage([Rewrite("fit door", self.fit_door, sweep=True)], rounds=1),)
 
     def fit_door(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """Shift and scale of the data, and frequencies of categories."""
         nobody = RandomSubset(0, torch.Generator())
         self.door.fit((batch.x for batch in batches), nobody, prior_weight=1.0)
         return {}
-
-    def follow_norms(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Power iterations towards the norms of the critic's weights, which have moved."""
-        iterate_all(self.critic)
-        return {}
-
-    @torch.no_grad()
-    def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """ADA: augment the more, the surer the critic is of training data."""
-        batch = next(batches)
-        sure = self.contest.sureness(self.critic, self._sides(batch, noise), noise)
-        mean_over_processes([sure])
-        data = ADAPT_EVERY * self.config.batch_size
-        return self.contest.augmentation.adapt(float(sure), data)
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="cosine")
-        generator = Player("generator", list(self.generator.parameters()), optimiser)
-        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
-        critic = Player("critic", list(self.critic.parameters()), faster)
-        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
-        if self.contest.lazy:
-            every = config.penalty_every
-            turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
-        if config.spectral:
-            turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
-        if self.contest.adapts:
-            turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
-        turns.append(Descent((generator,), self.generator_loss, batches=0))
-        stages = [Stage([Rewrite("fit door", self.fit_door, sweep=True)], rounds=1), Stage(turns)]
-        return Game(stages, config.batch_size, average=config.average, keep="last")

@@ -17,34 +17,21 @@ options of ``layers/adversarial_rules.py``; weight averages for sampling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from simulacra.contract import Decoder, Encoder, Sampler
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.families.adversarial import AdversarialModel
+from simulacra.games import Batch, Clock, Loss, Player
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import as_device, centred, levels_of
 from simulacra.layers.pyramid import PyramidEncoder
-from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
@@ -74,9 +61,11 @@ class Made:
     numbers: Tensor
 
 
-class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
+class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     """A generator of codes, the critic that taught it, and the network that reads codes off data."""
 
+    config: Config
+    generator: ConvolutionalGenerator
     spaces: ClassVar = (Images,)
     conditions: ClassVar = ()
 
@@ -165,19 +154,9 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         real = centred(batch.x, self.space.levels)
         return Sides(real, self._made(noise).x if makes else real)
 
-    def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The critic's loss on data and on what it is not to be deceived by."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
-
-    def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The regulariser, for all the rounds that it was left out."""
-        with torch.no_grad():
-            sides = self._sides(batch, noise, makes=self.contest.penalises_made)
-        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
-        return Loss(told.value, told.numbers)
+    def _makers(self, optimiser: Optimiser) -> tuple[Player, ...]:
+        reader = Player("reader", list(self.reader.parameters()), optimiser)
+        return (*super()._makers(optimiser), reader)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The generator's loss, and -lambda log q(c|x) of the codes, nats."""
@@ -190,41 +169,6 @@ class InfoGAN(nn.Module, Sampler, Encoder, Decoder):
         value = told.value + self.config.information * (surprise + 0.1 * apart)
         read = (logits.argmax(1) == made.classes).float().mean()
         return Loss(value, {**told.numbers, "classes read": read, "surprise of classes": surprise})
-
-    def follow_norms(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Power iterations towards the norms of the critic's weights, which have moved."""
-        iterate_all(self.critic)
-        return {}
-
-    @torch.no_grad()
-    def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """ADA: augment the more, the surer the critic is of training data."""
-        sure = self.contest.sureness(self.critic, self._sides(next(batches), noise), noise)
-        mean_over_processes([sure])
-        data = ADAPT_EVERY * self.config.batch_size
-        return self.contest.augmentation.adapt(float(sure), data)
-
-    def game(self) -> Game:
-        config = self.config
-        optimiser = Optimiser("adam", config.learning_rate, betas=(0.5, 0.99), schedule="constant")
-        generator = Player("generator", list(self.generator.parameters()), optimiser)
-        reader = Player("reader", list(self.reader.parameters()), optimiser)
-        faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
-        critic = Player("critic", list(self.critic.parameters()), faster)
-        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
-        if self.contest.lazy:
-            every = config.penalty_every
-            turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
-        if config.spectral:
-            turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
-        if self.contest.adapts:
-            turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
-        turns.append(Descent((generator, reader), self.generator_loss, batches=0))
-        return Game(
-            [Stage(turns)], config.batch_size, average=config.average, bf16=True, keep="last"
-        )
 
 
 def _require_codes(config: Config) -> None:
