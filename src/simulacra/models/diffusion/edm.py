@@ -177,11 +177,9 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
         return "denoising error"
 
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at evenly likely sigmas of training."""
+        """The squared error of x_0, a dimension, at ``score_steps`` noise levels."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        count = self.config.score_steps
-        shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        return self.reverse.strangeness(x, _sigmas(shares).tolist(), noise)
+        return self.reverse.strangeness(x, self.config.score_steps, noise)
 
     @property
     def _weight(self) -> Tensor:

@@ -204,11 +204,9 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         return "denoising error"
 
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``bound_steps`` levels even in log-SNR."""
+        """The squared error of x_0, a dimension, at ``bound_steps`` noise levels."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        shares = (torch.arange(self.config.bound_steps) + 0.5) / self.config.bound_steps
-        log_snr = self.highest + shares * (LOWEST - self.highest)
-        return self.reverse.strangeness(x, (-log_snr / 2).exp().tolist(), noise)
+        return self.reverse.strangeness(x, self.config.bound_steps, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
