@@ -64,4 +64,4 @@ def test_eighteen_steps_of_heun_are_thirty_five_evaluations():
     model.sample(2, generator=seeded(), guidance_scale=1.0)
     assert len(calls) == 3 * 35
     path = model.reverse.steps(model._way())
-    assert [path[0].sigma, path[-2].sigma] == pytest.approx([80, 0.002])
+    assert [path[0].sigma, path[-2].sigma] == pytest.approx([80, 2 / 3 / 8])

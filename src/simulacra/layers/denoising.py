@@ -43,6 +43,10 @@ INVERTING = 4
 """Fixed-point iterations of a step of DDIM inversion."""
 
 
+STRANGE = (0.2, 1.0)
+"""The sigmas that an anomaly score looks between."""
+
+
 class Settings(Protocol):
     """What a config says of sampling; none of it touches weights."""
 
@@ -234,9 +238,12 @@ class Reverse:
         return last(climbed(denoise, self.centred(x), path, iterations=INVERTING))
 
     @torch.no_grad()
-    def strangeness(self, x: Tensor, sigmas: list[float], noise: Noise) -> Tensor:
-        """The squared error of x_0 as guessed from x_t, a dimension, over noise levels (after Graham et
-        al. 2023): data of another sort come back as what was learnt."""
+    def strangeness(self, x: Tensor, count: int, noise: Noise) -> Tensor:
+        """The squared error of x_0 as guessed from x_t, a dimension, over ``count`` noise levels (after
+        Graham et al. 2023): data of another sort come back as what was learnt. Under noise stronger
+        than the data all come back as the mean, and what lies near it would seem ordinary."""
+        low, high = STRANGE
+        sigmas = [low * (high / low) ** ((index + 0.5) / count) for index in range(count)]
         x0 = self.centred(x)
         total = x0.new_zeros(len(x0))
         for sigma in sigmas:

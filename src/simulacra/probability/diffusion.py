@@ -157,6 +157,11 @@ def discretised_gaussian_log_prob(
     return top + torch.log1p(-torch.exp((low - top).clamp(max=-1e-12)))
 
 
+def readable_sigma(levels: int) -> float:
+    """So weak a noise that a step between two levels is eight deviations of it: a level can be read."""
+    return 2 / (levels - 1) / 8
+
+
 def levels_log_prob(x: Tensor, y: Tensor, deviation: float, levels: int) -> Tensor:
     """log p(x | y), y a level with noise of that deviation, all levels being as likely beforehand
     (Kingma et al. 2021, sec. 3.3); x integers 0..levels-1, both of one shape."""

@@ -27,12 +27,10 @@ import math
 import torch
 from torch import Tensor
 
-from simulacra.probability.diffusion import levels_log_prob
+from simulacra.probability.diffusion import levels_log_prob, readable_sigma
 from simulacra.probability.noise import Noise
 from simulacra.probability.samplers import Denoiser, Level
 
-READABLE = 8
-"""A step between levels is so many deviations of the noise that the flow ends at."""
 EXACT = 64
 """So many dimensions at most have their trace taken exactly."""
 
@@ -86,7 +84,7 @@ def grid_log_prob(
     denoise: Denoiser, x: Tensor, x0: Tensor, levels: int, high: float, steps: int, noise: Noise
 ) -> Tensor:
     """log P(x) in nats, (n,), from one draw of z; x integers, x0 the same in [-1, 1]."""
-    low = 2 / (levels - 1) / READABLE
+    low = readable_sigma(levels)
     fresh = noise.normal(*x0.shape[1:]).to(x0)
     z = x0 + low * fresh
     read = levels_log_prob(x, z, low, levels)

@@ -29,8 +29,8 @@ def thinned(states: Tensor, count: int) -> Tensor:
 
 
 def strip(states: Tensor, space: Images, *, pixels: int = 720) -> Image.Image:
-    """A row a sample, noise on the left and data on the right."""
-    some = thinned(states, SHOWN)
+    """A row for each of the first samples, noise on the left and data on the right."""
+    some = thinned(states[:, :ROWS], SHOWN)
     flat = some.transpose(0, 1).flatten(0, 1)
     return grid(flat, space, columns=len(some), pixels=pixels)
 

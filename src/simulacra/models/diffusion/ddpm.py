@@ -235,14 +235,9 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
 
     @torch.no_grad()
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``bound_steps`` t evenly from 1 to T."""
+        """The squared error of x_0, a dimension, at ``bound_steps`` noise levels."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        draws = min(self.config.bound_steps, self.config.steps)
-        span = self.config.steps - 1
-        levels = [
-            self.diffusion.level(1 + int((i + 0.5) / draws * span)).sigma for i in range(draws)
-        ]
-        return self.reverse.strangeness(x, levels, noise)
+        return self.reverse.strangeness(x, self.config.bound_steps, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:

@@ -40,7 +40,7 @@ from simulacra.games import (
 from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
 from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
-from simulacra.probability.diffusion import Scales
+from simulacra.probability.diffusion import Scales, readable_sigma
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.probability.samplers import Guess, Level, SamplerName, Spacing, spaced
 from simulacra.spaces import Images, Labels, Space
@@ -48,7 +48,7 @@ from simulacra.spaces import Images, Labels, Space
 MEAN, DEVIATION = -1.2, 1.2
 """Of log sigma in training (table 1)."""
 HIGH, LOW = 80.0, 0.002
-"""The sigmas that a path goes between."""
+"""The sigmas that a path goes between; it ends sooner where levels can be read sooner."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,9 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
         return "denoising error"
 
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at evenly likely sigmas of training."""
+        """The squared error of x_0, a dimension, at ``score_steps`` noise levels."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        count = self.config.score_steps
-        shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        return self.reverse.strangeness(x, _sigmas(shares).tolist(), noise)
+        return self.reverse.strangeness(x, self.config.score_steps, noise)
 
     @property
     def _weight(self) -> Tensor:
@@ -190,7 +188,9 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
     @property
     def reverse(self) -> Reverse:
         """The way back from noise, by this model's guess of x_0."""
-        return Reverse(self.space, self.condition_space, self._origin, _path, lambda: self._weight)
+        return Reverse(
+            self.space, self.condition_space, self._origin, self._path, lambda: self._weight
+        )
 
     def _way(self, **instead: object) -> Way:
         way = Way.of(self.config, **instead)
@@ -201,6 +201,11 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
             way_out="leave it at 0, or train with --set label_dropout=0.1",
         )
         return way
+
+    def _path(self, count: int, spacing: Spacing) -> list[Level]:
+        """Evenly by rho, or in log-SNR; there is no time, and rho stands for it."""
+        low = max(LOW, readable_sigma(self.space.levels))
+        return spaced(HIGH, low, count, "log-snr" if spacing == "log-snr" else "karras")
 
     def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
         """D of x / signal, which is y + sigma n (eq. 7)."""
@@ -259,8 +264,3 @@ def _sigmas(places: Tensor) -> Tensor:
     """Quantiles of the sigma of training, places in (0, 1)."""
     sigmas: Tensor = (MEAN + DEVIATION * torch.special.ndtri(places)).exp()
     return sigmas
-
-
-def _path(count: int, spacing: Spacing) -> list[Level]:
-    """Evenly by rho, or in log-SNR; there is no time, and rho stands for it."""
-    return spaced(HIGH, LOW, count, "log-snr" if spacing == "log-snr" else "karras")

@@ -55,15 +55,13 @@ from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
 from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
-from simulacra.probability.diffusion import Scales, levels_log_prob
+from simulacra.probability.diffusion import Scales, levels_log_prob, readable_sigma
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.probability.samplers import CLEAN, Guess, Level, SamplerName, Spacing, spaced
 from simulacra.spaces import Images, Labels, Space
 
 LOWEST = -8.0
 """log-SNR at t = 1."""
-READABLE = 8
-"""At t = 0 a step between levels is so many deviations of the noise."""
 BINS, EVERY, MEMORY = 32, 8, 0.9
 """Bins of gamma; the rounds between two looks at the loss, and what is kept of former looks."""
 
@@ -112,7 +110,7 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         self.config = config = config or Config()
         classes = condition.count if condition else 0
         self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
-        self.highest = -2 * math.log(2 / (space.levels - 1) / READABLE)
+        self.highest = -2 * math.log(readable_sigma(space.levels))
         self.register_buffer("fourth", torch.ones(BINS))
         self._way()
 
@@ -206,11 +204,9 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         return "denoising error"
 
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``bound_steps`` levels even in log-SNR."""
+        """The squared error of x_0, a dimension, at ``bound_steps`` noise levels."""
         noise = scoring_noise(len(x), generator, self._weight.device)
-        shares = (torch.arange(self.config.bound_steps) + 0.5) / self.config.bound_steps
-        log_snr = self.highest + shares * (LOWEST - self.highest)
-        return self.reverse.strangeness(x, (-log_snr / 2).exp().tolist(), noise)
+        return self.reverse.strangeness(x, self.config.bound_steps, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
@@ -260,8 +256,9 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         if self.config.schedule == "linear":
             chances = torch.full_like(chances, 1 / BINS)
         ends = torch.cat([chances.new_zeros(1), chances.cumsum(0)])
-        bins = (torch.searchsorted(ends, places.double(), right=True) - 1).clamp(0, BINS - 1)
-        within = (places.double() - ends[bins]) / chances[bins]
+        places = places.to(ends)
+        bins = (torch.searchsorted(ends, places, right=True) - 1).clamp(0, BINS - 1)
+        within = (places - ends[bins]) / chances[bins]
         width = (self.highest - LOWEST) / BINS
         gamma = -self.highest + width * (bins + within)
         return -gamma, width / chances[bins]
