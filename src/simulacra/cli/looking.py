@@ -102,11 +102,13 @@ def _machine() -> None:
     import tempfile
     from pathlib import Path
 
+    from simulacra import shelf
     from simulacra.runs.machine import choose_device, describe_machine
     from simulacra.runs.selfcheck import resume_is_exact
 
     for name, value in describe_machine(choose_device()).items():
         typer.echo(f"{name:12} {value}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, exact in resume_is_exact(Path(folder)):
+        known = [entry for entry in shelf.entries() if entry.representative]
+        for name, exact in resume_is_exact(Path(folder), known):
             typer.echo(f"{'resume':12} {name}: {'bit-identical' if exact else 'DIFFERS'}")
