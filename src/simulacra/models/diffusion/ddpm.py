@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import (
     Completer,
@@ -42,15 +42,16 @@ from simulacra.contract import (
     Scorer,
     Variator,
 )
+from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
+from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import NoisyClassifier, UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Diffusion, Scales, discretised_gaussian_log_prob
 from simulacra.probability.flow_likelihood import grid_log_prob
 from simulacra.probability.noise import Noise, scoring_noise
-from simulacra.probability.samplers import MOST_SIGMA, Guess, SamplerName, Spacing
+from simulacra.probability.samplers import MOST_SIGMA, Guess, Level, SamplerName, Spacing
 from simulacra.spaces import Images, Labels, Space
 
 BOUND_WEIGHT = 1e-3
@@ -64,7 +65,7 @@ class Config:
     and a conditional model with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
     ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's. ``likelihood`` is the
     bound, from ``bound_steps`` draws of t, or that of the probability flow in ``flow_steps`` steps, an
-    estimate. None of these touches weights."""
+    estimate; neither these nor the sampler's touch weights."""
 
     channels: int = 32
     blocks: int = 5
@@ -96,9 +97,10 @@ class _Terms:
     data: Tensor
 
 
-class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
+class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and everything that follows from it."""
 
+    config: Config
     representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
@@ -110,9 +112,6 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         guided = config.guidance == "classifier" and condition is not None
-        way_out = "leave it at 0, or train with --set label_dropout=0.1"
-        able = guided or config.label_dropout > 0
-        require_guidance(config.guidance_scale, condition, able=able, way_out=way_out)
         classes = condition.count if condition else 0
         self.network = UNet(
             space,
@@ -126,6 +125,7 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
             NoisyClassifier(space, config.channels, classes, config.dropout) if guided else None
         )
         self.diffusion = Diffusion(config.schedule, config.steps)
+        self._way()
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
@@ -161,47 +161,6 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
     def kind(self) -> Kind:
         return Kind.LOWER if self.config.likelihood == "bound" else Kind.ESTIMATE
 
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        sampler: SamplerName | None = None,
-        num_inference_steps: int | None = None,
-        eta: float | None = None,
-        guidance_scale: float | None = None,
-    ) -> Tensor:
-        """Whatever is not None stands for the config's setting of that name."""
-        way = self._way(
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            eta=eta,
-            guidance_scale=guidance_scale,
-        )
-        return self.reverse.sample(num_samples, condition, generator, way)
-
-    def trajectory(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        states = self.reverse.trajectory(num_samples, condition, generator, self._way())
-        return torch.stack(list(states))
-
-    def vary(
-        self,
-        x: Tensor,
-        *,
-        strength: float = 0.8,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """From x, noised to the level that has ``strength`` of the steps still to go."""
-        return self.reverse.vary(x, strength, condition, generator, self._way())
-
     def log_prob(
         self,
         x: Tensor,
@@ -215,29 +174,6 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
             return self._flow(x, classes, noise, self.config.flow_steps)
         terms = self._terms(x, classes, noise)
         return -(terms.prior + terms.steps + terms.data)
-
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
-        count = max(100, self.config.num_inference_steps)
-        way = self._way(sampler="ancestral", num_inference_steps=count)
-        return self.reverse.complete(x, known, condition, generator, way)
-
-    @property
-    def score_source(self) -> str:
-        return "denoising error"
-
-    @torch.no_grad()
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``bound_steps`` noise levels."""
-        noise = scoring_noise(len(x), generator, self._weight.device)
-        return self.reverse.strangeness(x, self.config.bound_steps, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
@@ -260,27 +196,11 @@ class DDPM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Di
         return told
 
     @property
-    def _weight(self) -> Tensor:
-        return self.network.enter.weight
+    def score_levels(self) -> int:
+        return self.config.bound_steps
 
-    @property
-    def reverse(self) -> Reverse:
-        """The way back from noise, by this model's guess of x_0."""
-        return Reverse(
-            self.space,
-            self.condition_space,
-            self._origin,
-            self.diffusion.path,
-            lambda: self._weight,
-            self.classifier,
-        )
-
-    def _way(self, **instead: object) -> Way:
-        way = Way.of(self.config, **instead)
-        able = self.classifier is not None or self.config.label_dropout > 0
-        way_out = "leave it at 0, or train with --set label_dropout=0.1"
-        require_guidance(way.guidance_scale, self.condition_space, able=able, way_out=way_out)
-        return way
+    def _path(self, count: int, spacing: Spacing) -> list[Level]:
+        return self.diffusion.path(count, spacing)
 
     def _told(
         self, x_t: Tensor, at: Scales, classes: Tensor | None

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import Completer, Gradual, Sampler, Scorer, Variator
+from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import (
     Batch,
     Clock,
@@ -37,11 +38,11 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
-from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
+from simulacra.layers.denoising import dropped
 from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, readable_sigma
-from simulacra.probability.noise import Noise, scoring_noise
+from simulacra.probability.noise import Noise
 from simulacra.probability.samplers import Guess, Level, SamplerName, Spacing, spaced
 from simulacra.spaces import Images, Labels, Space
 
@@ -84,9 +85,10 @@ class Preconditioning:
         return cls(deviation.square() / total, sigma * deviation / total.sqrt(), 1 / total.sqrt())
 
 
-class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
+class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
     """A preconditioned U-Net, and the walks that it denoises on."""
 
+    config: Config
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
     deviation: Tensor
@@ -99,6 +101,7 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
         self.config = config = config or Config()
         classes = condition.count if condition else 0
         self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
+        self.classifier = None
         self.register_buffer("deviation", torch.tensor(0.5))
         self._way()
 
@@ -118,89 +121,9 @@ class EDM(nn.Module, Sampler, Gradual, Variator, Completer, Scorer):
         config = Config(channels=8, blocks=1, num_inference_steps=4, score_steps=4, batch_size=16)
         return cls(Images(1, 2, 3, levels=2), config)
 
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        sampler: SamplerName | None = None,
-        num_inference_steps: int | None = None,
-        eta: float | None = None,
-        guidance_scale: float | None = None,
-    ) -> Tensor:
-        """Whatever is not None stands for the config's setting of that name."""
-        way = self._way(
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            eta=eta,
-            guidance_scale=guidance_scale,
-        )
-        return self.reverse.sample(num_samples, condition, generator, way)
-
-    def trajectory(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        states = self.reverse.trajectory(num_samples, condition, generator, self._way())
-        return torch.stack(list(states))
-
-    def vary(
-        self,
-        x: Tensor,
-        *,
-        strength: float = 0.8,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """From x, noised to the level that has ``strength`` of the steps still to go."""
-        return self.reverse.vary(x, strength, condition, generator, self._way())
-
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
-        count = max(100, self.config.num_inference_steps)
-        way = self._way(sampler="ancestral", num_inference_steps=count)
-        return self.reverse.complete(x, known, condition, generator, way)
-
     @property
-    def score_source(self) -> str:
-        return "denoising error"
-
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``score_steps`` noise levels."""
-        noise = scoring_noise(len(x), generator, self._weight.device)
-        return self.reverse.strangeness(x, self.config.score_steps, noise)
-
-    @property
-    def _weight(self) -> Tensor:
-        return self.network.enter.weight
-
-    @property
-    def reverse(self) -> Reverse:
-        """The way back from noise, by this model's guess of x_0."""
-        return Reverse(
-            self.space, self.condition_space, self._origin, self._path, lambda: self._weight
-        )
-
-    def _way(self, **instead: object) -> Way:
-        way = Way.of(self.config, **instead)
-        require_guidance(
-            way.guidance_scale,
-            self.condition_space,
-            able=self.config.label_dropout > 0,
-            way_out="leave it at 0, or train with --set label_dropout=0.1",
-        )
-        return way
+    def score_levels(self) -> int:
+        return self.config.score_steps
 
     def _path(self, count: int, spacing: Spacing) -> list[Level]:
         """Evenly by rho, or in log-SNR; there is no time, and rho stands for it."""

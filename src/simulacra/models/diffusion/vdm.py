@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import (
     Completer,
@@ -40,6 +40,7 @@ from simulacra.contract import (
     Scorer,
     Variator,
 )
+from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import (
     Batch,
     Clock,
@@ -51,7 +52,7 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
-from simulacra.layers.denoising import Reverse, Way, dropped, require_guidance
+from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
@@ -95,9 +96,10 @@ class _Terms:
     data: Tensor
 
 
-class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
+class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Scorer, Diagnosable):
     """A U-Net that denoises, and a schedule in bins of log-SNR."""
 
+    config: Config
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
     fourth: Tensor
@@ -110,6 +112,7 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         self.config = config = config or Config()
         classes = condition.count if condition else 0
         self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
+        self.classifier = None
         self.highest = -2 * math.log(readable_sigma(space.levels))
         self.register_buffer("fourth", torch.ones(BINS))
         self._way()
@@ -134,47 +137,6 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
     def kind(self) -> Kind:
         return Kind.LOWER
 
-    def sample(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        sampler: SamplerName | None = None,
-        num_inference_steps: int | None = None,
-        eta: float | None = None,
-        guidance_scale: float | None = None,
-    ) -> Tensor:
-        """Whatever is not None stands for the config's setting of that name."""
-        way = self._way(
-            sampler=sampler,
-            num_inference_steps=num_inference_steps,
-            eta=eta,
-            guidance_scale=guidance_scale,
-        )
-        return self.reverse.sample(num_samples, condition, generator, way)
-
-    def trajectory(
-        self,
-        num_samples: int,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        states = self.reverse.trajectory(num_samples, condition, generator, self._way())
-        return torch.stack(list(states))
-
-    def vary(
-        self,
-        x: Tensor,
-        *,
-        strength: float = 0.8,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """From x, noised to the level that has ``strength`` of the steps still to go."""
-        return self.reverse.vary(x, strength, condition, generator, self._way())
-
     def log_prob(
         self,
         x: Tensor,
@@ -185,28 +147,6 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         noise = scoring_noise(len(x), generator, self._weight.device)
         terms = self._terms(as_device(x, self), self.reverse.classes(condition, len(x)), noise)
         return -(terms.prior + terms.diffusion + terms.data)
-
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        *,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
-        count = max(100, self.config.num_inference_steps)
-        way = self._way(sampler="ancestral", num_inference_steps=count)
-        return self.reverse.complete(x, known, condition, generator, way)
-
-    @property
-    def score_source(self) -> str:
-        return "denoising error"
-
-    def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The squared error of x_0, a dimension, at ``bound_steps`` noise levels."""
-        noise = scoring_noise(len(x), generator, self._weight.device)
-        return self.reverse.strangeness(x, self.config.bound_steps, noise)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
@@ -220,25 +160,8 @@ class VDM(nn.Module, Sampler, Gradual, Variator, Density, Completer, Scorer, Dia
         }
 
     @property
-    def _weight(self) -> Tensor:
-        return self.network.enter.weight
-
-    @property
-    def reverse(self) -> Reverse:
-        """The way back from noise, by this model's guess of x_0."""
-        return Reverse(
-            self.space, self.condition_space, self._origin, self._path, lambda: self._weight
-        )
-
-    def _way(self, **instead: object) -> Way:
-        way = Way.of(self.config, **instead)
-        require_guidance(
-            way.guidance_scale,
-            self.condition_space,
-            able=self.config.label_dropout > 0,
-            way_out="leave it at 0, or train with --set label_dropout=0.1",
-        )
-        return way
+    def score_levels(self) -> int:
+        return self.config.bound_steps
 
     def _path(self, count: int, spacing: Spacing) -> list[Level]:
         """Even in t, which the schedule makes log-SNR of; or as ``spaced`` does."""
