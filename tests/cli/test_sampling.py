@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from simulacra import shelf
-from simulacra.cli.using import sample
+from simulacra.cli.sampling import sample
 from simulacra.models.diffusion.ddpm import DDPM, Config
 from simulacra.refusals import Refusal
 from simulacra.runs.recipe import Recipe

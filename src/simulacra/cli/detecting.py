@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simulacra.cli.using import Count, Run, Source, part_of
+from simulacra.cli.exchange import Count, Run, Source, part_of
 from simulacra.refusals import Refusal, shown
 
 
@@ -100,7 +100,7 @@ def _require_ending(path: Path, run: Path) -> None:
 
 def _keep_maps(path: Path, detector: Any, batch: Any, scores: Any) -> str:
     """Write maps by the file's ending; returns what is in it, in words."""
-    from simulacra.cli.using import array_bytes
+    from simulacra.cli.exchange import array_bytes
     from simulacra.files import write_bytes
     from simulacra.runs.maps import Scale, by_pixel, lines, picture, strangest
     from simulacra.runs.pictures import png

@@ -1,0 +1,114 @@
+"""What verbs that use a run are given, and what they leave: data in, files by their ending."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simulacra.refusals import Refusal, shown
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Source = Annotated[
+    str | None, typer.Argument(help="Data of the same space. [the run's own test part]")
+]
+Count = Annotated[int, typer.Option(help="How many data to use at most.")]
+
+
+def part_of(run: Path, data: str | None, model: Any) -> Any:
+    """The data to use: those the user names, or the test part of the run's own."""
+    from simulacra import shelf
+    from simulacra.runs.recipe import Recipe
+
+    recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
+    if data is None:
+        return recipe.open_data().test
+    opened = recipe.open_as(data, like=model.space)
+    if opened.space != model.space:
+        raise Refusal(
+            "DATA-002",
+            f"{shown(data)} holds {opened.space}, and the run was trained on {model.space}",
+            way_out="give data of the same kind, or train on these",
+        )
+    return opened.everything()
+
+
+def behind(run: Path, model: Any, x: Any) -> Any:
+    """Real points that samples of the plane are drawn over, or x where the run's data have gone."""
+    from simulacra.runs.pictures import POINTS, on_plane
+
+    if not on_plane(model.space):
+        return None
+    with contextlib.suppress(Refusal):
+        return part_of(run, None, model).first(POINTS).x
+    return x
+
+
+def keep(
+    x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None, columns: int = 8
+) -> Path:
+    """Write elements as a picture, an array, a table or sounds, by the file's ending.
+
+    Without ``out``, signals of a known rate become a folder of sounds with a picture in it.
+    """
+    from simulacra.files import write_bytes
+    from simulacra.spaces import Images, Series, Table
+
+    audible = isinstance(space, Series) and space.rate > 0
+    if out is None and audible:
+        return _sounds(x, space, default)
+    endings: dict[Any, str] = {Images: ".png", Table: ".csv", Series: ".wav" if audible else ".png"}
+    ending = endings.get(type(space), ".npy")
+    path = out or default.with_suffix(ending)
+    content = _content(x, space, path.suffix, real, columns)
+    if content is None:
+        other = ".png" if real is not None else ending
+        reason = f"{shown(path)} cannot hold {'codes' if space is None else space}"
+        raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {other} or .npy")
+    write_bytes(path, content)
+    return path
+
+
+def _content(x: Any, space: Any, ending: str, real: Any, columns: int) -> bytes | None:
+    """Elements as the bytes of a file with this ending; None where it cannot hold them."""
+    from simulacra.runs.pictures import has_picture, on_plane, picture, png
+    from simulacra.runs.signals import one_after_another, wav
+    from simulacra.runs.using import table_lines
+    from simulacra.spaces import Series, Table
+
+    if ending == ".npy":
+        return array_bytes(x)
+    if space is None:
+        return None
+    if ending == ".png" and has_picture(space) and (real is not None or not on_plane(space)):
+        return png(picture(x, space, real, columns=columns))
+    if ending == ".csv" and isinstance(space, Table):
+        return ("\n".join(table_lines(x, space)) + "\n").encode()
+    if ending == ".wav" and isinstance(space, Series) and space.rate:
+        return wav(one_after_another(x, space.rate), space.rate)
+    return None
+
+
+def _sounds(x: Any, space: Any, folder: Path) -> Path:
+    """A WAV file for each signal, and a picture of all."""
+    from simulacra.files import write_bytes
+    from simulacra.runs.pictures import picture, png
+    from simulacra.runs.signals import wav
+
+    width = len(str(max(len(x) - 1, 1)))
+    for index, signal in enumerate(x):
+        write_bytes(folder / f"{index:0{width}}.wav", wav(signal, space.rate))
+    write_bytes(folder / "picture.png", png(picture(x, space, None)))
+    return folder
+
+
+def array_bytes(x: Any) -> bytes:
+    """A tensor as the content of a .npy file."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, x.cpu().numpy(), allow_pickle=False)
+    return buffer.getvalue()

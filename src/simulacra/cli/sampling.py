@@ -1,0 +1,207 @@
+"""``simulacra sample``: new data from a run, steered, from given data, or on their way from noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simulacra.cli.exchange import Run, array_bytes, behind, keep, part_of
+from simulacra.refusals import Refusal, shown
+
+
+def register(app: typer.Typer) -> None:
+    """Put this module's verb on the command line."""
+    app.command()(sample)
+
+
+def sample(
+    run: Run,
+    num_samples: Annotated[int, typer.Option(help="How many.")] = 64,
+    seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
+    label: Annotated[int | None, typer.Option(help="The class, for a conditional model.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a table, column=value: rows are drawn given these. May be repeated."),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Of diffusion: ddim, ancestral, heun, dpm++2m, …")
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option(help="Of diffusion: steps from noise to data.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Of ddim: 0 is deterministic, 1 ancestral.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How far beyond its label a sample goes; 0 is not at all.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting that leaves the weights alone: spacing=karras."),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Data of the same space that samples start from.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="How little of --from is left, above 0 to 1.")
+    ] = 0.8,
+    trajectory: Annotated[
+        bool,
+        typer.Option("--trajectory", help="Draw the way from noise to data, and a GIF of it."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .png picture, .npy array, .csv table or .wav sound. [RUN/samples-SEED.…]"
+        ),
+    ] = None,
+) -> None:
+    """Draw new data from a trained run."""
+    import torch
+
+    from simulacra.cli.training import parsed_settings
+    from simulacra.contract import Sampler, require_capability
+    from simulacra.runs.using import sample_in_chunks
+
+    steering = {
+        "sampler": sampler,
+        "num_inference_steps": num_inference_steps,
+        "eta": eta,
+        "guidance_scale": guidance_scale,
+    }
+    model = _steered(run, steering, parsed_settings(settings or []))
+    require_capability(model, Sampler, to="sample")
+    if num_samples < 1:
+        raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    if from_ is not None:
+        _vary(run, model, from_, strength, label, num_samples, generator, out, seed)
+        return
+    condition = _condition(model, label, num_samples)
+    if trajectory:
+        _trajectory(run, model, condition, num_samples, generator, out, seed)
+        return
+    if given:
+        model = _Given(model, given)
+    x = sample_in_chunks(model, num_samples, generator, condition)
+    typer.echo(keep(x, model.space, out, run / f"samples-{seed}", real=behind(run, model, x)))
+
+
+class _Given:
+    """A model of table rows that samples the rest of rows of which some columns are given."""
+
+    def __init__(self, model: Any, texts: list[str]) -> None:
+        from simulacra.contract import Completer, require_capability
+        from simulacra.runs.using import given_columns
+        from simulacra.spaces import Table
+
+        if not isinstance(model.space, Table):
+            reason = f"--given names columns, and the run models {model.space}"
+            raise Refusal("CFG-144", reason, way_out="leave it out, or use complete")
+        self.completer = require_capability(model, Completer, to="draw rows with given columns")
+        self.space = model.space
+        self.row, self.known = given_columns(texts, model.space)
+
+    def sample(self, num_samples: int, *, condition: Any, generator: Any) -> Any:
+        rows = self.row.expand(num_samples, -1)
+        known = self.known.expand(num_samples, -1)
+        return self.completer.complete(rows, known, condition=condition, generator=generator)
+
+
+def _steered(run: Path, steering: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """The run's model, with settings of sampling over its own; refused where it has none such."""
+    from dataclasses import fields
+
+    from simulacra import shelf
+
+    model = shelf.from_pretrained(run)
+    told = {name: value for name, value in steering.items() if value is not None}
+    known = {field.name for field in fields(model.config)}
+    missing = [name for name in told if name not in known]
+    if missing:
+        raise Refusal(
+            "CFG-216",
+            f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
+            way_out="leave it out; it is for models that sample from noise in steps",
+        )
+    told = {**settings, **told}
+    return shelf.from_pretrained(run, settings=told) if told else model
+
+
+def _vary(
+    run: Path,
+    model: Any,
+    data: str,
+    strength: float,
+    label: int | None,
+    count: int,
+    generator: Any,
+    out: Path | None,
+    seed: int,
+) -> None:
+    """Write data and, below each, a variation of it."""
+    from simulacra.contract import Variator, require_capability
+    from simulacra.runs.pictures import columns_of
+    from simulacra.runs.using import beside
+
+    variator = require_capability(model, Variator, to="start from given data")
+    batch = part_of(run, data, model).first(count)
+    condition = _condition(model, label, len(batch))
+    if condition is None and model.condition_space is not None:
+        condition = batch.condition
+    made = variator.vary(batch.x, strength=strength, condition=condition, generator=generator)
+    pairs = beside(batch.x, made.cpu(), columns_of(model.space))
+    typer.echo(keep(pairs, model.space, out, run / f"variations-{seed}"))
+
+
+def _trajectory(
+    run: Path,
+    model: Any,
+    condition: Any,
+    count: int,
+    generator: Any,
+    out: Path | None,
+    seed: int,
+) -> None:
+    """Write samples from noise on as a strip of pictures and as an animation; or all states."""
+    from simulacra.contract import Gradual, require_capability
+    from simulacra.files import write_bytes
+    from simulacra.runs.pictures import has_picture, png
+    from simulacra.runs.trajectories import gif, strip, way
+    from simulacra.spaces import Images
+
+    gradual = require_capability(model, Gradual, to="draw the way from noise")
+    states = way(gradual, count, generator, condition)
+    space, default = model.space, run / f"trajectory-{seed}.png"
+    paths = [out] if out else [default, default.with_suffix(".gif")]
+    for path in paths:
+        if path.suffix == ".npy":
+            content = array_bytes(states)
+        elif path.suffix == ".gif" and has_picture(space):
+            content = gif(states, space, behind(run, model, states[-1]))
+        elif path.suffix == ".png" and isinstance(space, Images):
+            content = png(strip(states, space))
+        elif out is None:
+            continue
+        else:
+            reason = f"{shown(path)} cannot hold a trajectory in {space}"
+            raise Refusal("CFG-217", reason, way_out="give a name that ends in .gif or .npy")
+        write_bytes(path, content)
+        typer.echo(path)
+
+
+def _condition(model: Any, label: int | None, count: int) -> Any:
+    import torch
+
+    if label is None:
+        return None
+    labels = model.condition_space
+    if labels is None:
+        reason = "--label was given, and the run is not conditional"
+        raise Refusal("CFG-051", reason, way_out="leave --label out, or train with --conditional")
+    if not 0 <= label < labels.count:
+        reason = f"--label is {label}"
+        raise Refusal("CFG-052", reason, way_out=f"give one from 0 to {labels.count - 1}")
+    return torch.full((count,), label)
