@@ -4,10 +4,10 @@ With f invertible and z = f(x), the change of variables gives
 
     log p(x) = log p_Z(f(x)) + log |det df/dx|.
 
-Images are integers: uniform noise, and a logit or a mere division, make them reals, which turns the
-density into a lower bound (``probability/dequantisation.py``); so do a table's categories and missing
-numbers (``layers/table_reals.py``). Vectors and real tables have it exactly. Reals are brought to mean
-0 and deviation 1 before f, by numbers of the first batches.
+Images are integers: noise, and a logit or a mere division, make them reals, which turns the density into
+a lower bound (``probability/dequantisation.py``, learned noise ``layers/dequantiser.py``); so do a
+table's categories and missing numbers (``layers/table_reals.py``). Vectors and real tables have it
+exactly. Reals are brought to mean 0 and deviation 1 before f, by numbers of the first batches.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.bijections import Bijection, starting
+from simulacra.layers.dequantiser import Dequantisation, VariationalNoise
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.table_reals import TableReals, real_size
 from simulacra.probability.bounds import importance_weighted
@@ -36,17 +37,26 @@ class RealDoor(nn.Module):
     """Elements of a space as reals, shape (n, *shape), of a table (n, ``real_size``), and back.
 
     Images go through a logit that ``alpha`` keeps finite, and their pixels' deviations count as at
-    least ``least_scale``; without ``alpha`` they are divided by their levels, and nothing else.
+    least ``least_scale``; without ``alpha`` they are divided by their levels, and nothing else. The
+    noise they need is uniform, or ``variational``: learned, with -log q(u | x) in the log-determinant.
     """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(
-        self, space: Space, alpha: float | None = 0.05, *, least_scale: float = 0.2
+        self,
+        space: Space,
+        alpha: float | None = 0.05,
+        *,
+        least_scale: float = 0.2,
+        dequantisation: Dequantisation = "uniform",
     ) -> None:
         super().__init__()
         self.space, self.alpha, self.least_scale = space, alpha, least_scale
+        self.noise = None
+        if dequantisation == "variational" and isinstance(space, Images):
+            self.noise = VariationalNoise(space)
         self.table = TableReals(space) if isinstance(space, Table) else None
         self.register_buffer("shift", torch.zeros(space.shape))
         self.register_buffer("scale", torch.ones(space.shape))
@@ -56,8 +66,15 @@ class RealDoor(nn.Module):
         if self.table is not None:
             return self.table.enter(x, noise)
         if isinstance(self.space, Images):
-            return self._standard(dequantised(x, noise).to(self.shift.dtype))
+            return self._noisy(x, noise)
         return self._standard(x.to(self.shift.dtype))
+
+    def _noisy(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        if self.noise is None:
+            return self._standard(dequantised(x, noise).to(self.shift.dtype))
+        within, minus_log_q = self.noise(x, noise)
+        real, log_slope = self._standard(within.to(self.shift.dtype))
+        return real, log_slope + minus_log_q
 
     def middle(self, x: Tensor) -> Tensor:
         """Reals without noise: images and categories at the middle of their cells."""
@@ -119,10 +136,11 @@ class Flow(nn.Module):
         alpha: float | None = 0.05,
         least_scale: float = 0.2,
         prior: Literal["normal", "logistic"] = "normal",
+        dequantisation: Dequantisation = "uniform",
     ) -> None:
         super().__init__()
         self.space, self.condition_space, self.prior = space, condition, prior
-        self.door = RealDoor(space, alpha, least_scale=least_scale)
+        self.door = RealDoor(space, alpha, least_scale=least_scale, dequantisation=dequantisation)
         self.bijection = bijection
 
     @property
@@ -153,7 +171,7 @@ class Flow(nn.Module):
         *,
         draws: int = 1,
     ) -> Tensor:
-        """log p(x), or where noise enters log of the mean of p(x + u) over draws of u.
+        """log p(x), or where noise enters log of the mean of p(x + u) / q(u | x) over draws of u.
 
         That mean is unbiased for the mass of x's cell, so its log is a lower bound in expectation.
         """

@@ -29,6 +29,7 @@ from simulacra.contract import Decoder, Density, Encoder, Sampler, Scorer
 from simulacra.families.flow import NormalisingFlow
 from simulacra.layers.bijections import ActNorm, Bijection, Chain, InvertibleLinear
 from simulacra.layers.coupling import AffineCoupling, half_mask, squeeze, unsqueeze, zeroed
+from simulacra.layers.dequantiser import Dequantisation
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.flow import Flow
 from simulacra.layers.layout import channels_last
@@ -40,7 +41,7 @@ class Config:
     """``steps`` of flow on each of the ``scales``; ``hidden`` channels of the coupling networks.
     ``alpha`` keeps the logit of images finite; ``least_scale`` is the least deviation of a pixel, in
     logits, that is stretched to 1; ``importance_samples`` are the draws of u that ``log_prob`` averages
-    p(x + u) over."""
+    p(x + u) over; ``dequantisation`` is uniform noise or learned (``layers/dequantiser.py``)."""
 
     scales: int = 2
     steps: int = 8
@@ -48,6 +49,7 @@ class Config:
     dropout: float = 0.0
     alpha: float = 0.05
     least_scale: float = 0.2
+    dequantisation: Dequantisation = "variational"
     importance_samples: int = 1
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -173,6 +175,7 @@ class Glow(NormalisingFlow, Sampler, Density, Encoder, Decoder, Scorer):
             MultiScale(space, config, extra),
             alpha=config.alpha,
             least_scale=config.least_scale,
+            dequantisation=config.dequantisation,
         )
 
     @classmethod

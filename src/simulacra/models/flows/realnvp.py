@@ -41,6 +41,7 @@ from simulacra.layers.coupling import (
     squeeze,
     unsqueeze,
 )
+from simulacra.layers.dequantiser import Dequantisation
 from simulacra.layers.flow import Flow
 from simulacra.layers.table_reals import real_size
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
@@ -51,7 +52,8 @@ class Config:
     """``couplings`` are those of each scale; ``blocks`` are residual blocks of convolutional networks,
     hidden layers of others. ``alpha`` keeps the logit of images finite (sec. 4.1); ``least_scale`` is
     the least deviation of a pixel, in logits, that is stretched to 1 before the first coupling;
-    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over."""
+    ``importance_samples`` are the draws of u that ``log_prob`` averages p(x + u) over;
+    ``dequantisation`` of images is uniform noise or learned (``layers/dequantiser.py``)."""
 
     scales: int = 2
     couplings: int = 6
@@ -60,6 +62,7 @@ class Config:
     dropout: float = 0.0
     alpha: float = 0.05
     least_scale: float = 0.2
+    dequantisation: Dequantisation = "variational"
     importance_samples: int = 1
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -156,7 +159,12 @@ class RealNVP(NormalisingFlow, Sampler, Density, Encoder, Decoder, Scorer):
         else:
             bijection = Scales(_vector_scale(space, config, extra))
         self.flow = Flow(
-            space, condition, bijection, alpha=config.alpha, least_scale=config.least_scale
+            space,
+            condition,
+            bijection,
+            alpha=config.alpha,
+            least_scale=config.least_scale,
+            dequantisation=config.dequantisation,
         )
 
     @classmethod
