@@ -142,9 +142,13 @@ def half_mask(size: int) -> Tensor:
 
 def squeeze(x: Tensor) -> Tensor:
     """(n, C, H, W) to (n, 4 C, H/2, W/2); channel 4 c + k is corner k of channel c (sec. 3.6)."""
+    if len(x) == 0:  # Torch would hand no rows back with their old shape.
+        return x.reshape(0, 4 * x.shape[1], x.shape[2] // 2, x.shape[3] // 2)
     return functional.pixel_unshuffle(x, 2)
 
 
 def unsqueeze(x: Tensor) -> Tensor:
     """The inverse of ``squeeze``."""
+    if len(x) == 0:
+        return x.reshape(0, x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])
     return functional.pixel_shuffle(x, 2)
