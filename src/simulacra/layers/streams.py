@@ -27,6 +27,9 @@ from simulacra.layers.layout import channels_last
 from simulacra.layers.masked import MaskedConv2d, RowCursor
 from simulacra.spaces import Images
 
+ENTRANCE = 3
+"""The first layers see so many rows above, and as far to the sides: a half of 7 x 7 pixels."""
+
 Layer = Callable[[Tensor], Tensor]
 Streams = tuple[Tensor, Tensor]
 
@@ -237,15 +240,16 @@ class ShiftedStreams(nn.Module):
     ) -> None:
         super().__init__()
         inputs = space.channels
-        self.enter_down = nn.Conv2d(inputs, channels, (2, 3), padding=(2, 1), bias=False)
-        self.enter_right = MaskedConv2d(inputs, channels, above=1, reach=1, kind="A")
+        kernel, padding = (ENTRANCE, 2 * ENTRANCE + 1), (ENTRANCE, ENTRANCE)
+        self.enter_down = nn.Conv2d(inputs, channels, kernel, padding=padding, bias=False)
+        self.enter_right = MaskedConv2d(inputs, channels, above=ENTRANCE, reach=ENTRANCE, kind="A")
         self.place = nn.Parameter(torch.zeros(2, channels, space.height, space.width))
         self.scale = _Scale(channels, scales, blocks, dropout, classes)
         channels_last(self)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        # Padding by two rows and the first H of them: row i is given rows i - 2 and i - 1.
+        # Padding by as many rows and the first H of them: row i is given those before it alone.
         down = self.enter_down(x)[:, :, : x.shape[2]]
         down = down.contiguous(memory_format=torch.channels_last)
         right = self.enter_right(x)

@@ -20,13 +20,12 @@ that learns faster). Changed: leaky ReLU, weight averages for sampling.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
@@ -34,7 +33,7 @@ from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Rewrite, Stage
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
-from simulacra.layers.critic_head import CriticHead, Opinion
+from simulacra.layers.dense_critic import DenseCritic, dense
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.table_reals import real_size
@@ -45,8 +44,6 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
-
-SLOPE = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,35 +59,6 @@ class Config(Rules):
     layers: int = 3
     batch_size: int = 128
     learning_rate: float = 2e-4
-
-
-def dense(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with leaky ReLU between them, begun so that variances stay (He et al. 2015, eq. 14):
-    a critic that begins nearly linear is slow to see what is fine."""
-    parts: list[nn.Module] = []
-    for size, following in itertools.pairwise(sizes):
-        layer = nn.Linear(size, following)
-        nn.init.kaiming_normal_(layer.weight, SLOPE)
-        nn.init.zeros_(layer.bias)
-        parts += [layer, nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*parts[:-1])
-
-
-class DenseCritic(CriticHead):
-    """Rows (n, size) and classes (n, ``classes``) to an opinion of ``config``'s kind."""
-
-    def __init__(self, size: int, classes: int, config: Config) -> None:
-        super().__init__()
-        self.concatenates = classes > 0 and config.conditioning == "concatenation"
-        enters = (size + classes * self.concatenates) * config.pack
-        self.body = dense([enters] + [config.critic_hidden] * config.layers)
-        self.add_head(config.critic_hidden, classes, config)
-
-    def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
-        x = x.flatten(1)
-        if self.concatenates and classes is not None:
-            x = torch.cat([x, classes.to(x)], dim=1)
-        return self.opinion(functional.leaky_relu(self.body(x), SLOPE), classes)
 
 
 def share_of_data(real: Tensor, made: Tensor) -> Tensor:
@@ -124,7 +92,9 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
             + [config.hidden] * config.layers
             + [self.door.size]
         )
-        self.critic = DenseCritic(self.door.size, classes, config)
+        self.critic = DenseCritic(
+            self.door.size, classes, config, hidden=config.critic_hidden, layers=config.layers
+        )
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
