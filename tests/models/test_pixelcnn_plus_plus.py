@@ -63,10 +63,13 @@ def one_pass_a_pixel(model, rows, seed, given=None, known=None):
 
 def seen_by(model, row, column):
     """Which pixels of the network's input move the numbers of one pixel, by autograd."""
-    entering = torch.randn(8, *model.space.shape, dtype=torch.float64, requires_grad=True)
+    channels, *sides = model.space.shape
+    read = model._read(model.space.random(1, seeded())).shape[1]
+    entering = torch.randn(8, read, *sides, dtype=torch.float64, requires_grad=True)
     numbers = model.numbers(entering, None)[:, row, column]
     (slope,) = torch.autograd.grad((numbers * torch.randn_like(numbers)).sum(), entering)
-    return (slope != 0).any(0)
+    # What is read of a pixel are its channels, and then waves of them.
+    return (slope != 0).any(0).unflatten(0, (-1, channels)).any(0)
 
 
 @SCALES
@@ -160,7 +163,7 @@ def test_all_states_together_have_probability_one(scales, space, condition):
 def test_features_of_a_position_are_those_of_the_whole_image(scales, space):
     model = small(space, scales, condition=Labels(2))
     x, labels = space.random(4, seeded()), torch.tensor([0, 1, 1, 0])
-    entering, classes = model._entering(x), model._classes(labels, 4)
+    entering, classes = model._read(x), model._classes(labels, 4)
     with torch.no_grad():
         whole, walk = model.streams(entering, classes), model.streams.walk(4, classes)
         for row in range(space.height):

@@ -27,9 +27,6 @@ from simulacra.layers.layout import channels_last
 from simulacra.layers.masked import MaskedConv2d, RowCursor
 from simulacra.spaces import Images
 
-ENTRANCE = 3
-"""The first layers see so many rows above, and as far to the sides: a half of 7 x 7 pixels."""
-
 Layer = Callable[[Tensor], Tensor]
 Streams = tuple[Tensor, Tensor]
 
@@ -229,27 +226,32 @@ class _ScaleWalk:
 
 
 class ShiftedStreams(nn.Module):
-    """(batch, C, H, W) to features (batch, channels, H, W) of all positions before each one.
+    """(batch, inputs, H, W) to features (batch, channels, H, W) of all positions before each one.
 
     ``blocks`` is the number of pairs of blocks, on either way, at the lowest of ``scales`` scales; each
     larger one has half as many, at least one. ``place`` is a bias for each position.
     """
 
     def __init__(
-        self, space: Images, channels: int, scales: int, blocks: int, dropout: float, classes: int
+        self,
+        space: Images,
+        inputs: int,
+        channels: int,
+        scales: int,
+        blocks: int,
+        dropout: float,
+        classes: int,
     ) -> None:
         super().__init__()
-        inputs = space.channels
-        kernel, padding = (ENTRANCE, 2 * ENTRANCE + 1), (ENTRANCE, ENTRANCE)
-        self.enter_down = nn.Conv2d(inputs, channels, kernel, padding=padding, bias=False)
-        self.enter_right = MaskedConv2d(inputs, channels, above=ENTRANCE, reach=ENTRANCE, kind="A")
+        self.enter_down = nn.Conv2d(inputs, channels, (2, 3), padding=(2, 1), bias=False)
+        self.enter_right = MaskedConv2d(inputs, channels, above=1, reach=1, kind="A")
         self.place = nn.Parameter(torch.zeros(2, channels, space.height, space.width))
         self.scale = _Scale(channels, scales, blocks, dropout, classes)
         channels_last(self)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        # Padding by as many rows and the first H of them: row i is given those before it alone.
+        # Padding by two rows and the first H of them: row i is given rows i - 2 and i - 1.
         down = self.enter_down(x)[:, :, : x.shape[2]]
         down = down.contiguous(memory_format=torch.channels_last)
         right = self.enter_right(x)

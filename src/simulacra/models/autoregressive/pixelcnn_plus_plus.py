@@ -109,7 +109,13 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         self.config = config = config or Config()
         classes = condition.count if condition else 0
         self.streams = ShiftedStreams(
-            space, config.channels, config.scales, config.blocks, config.dropout, classes
+            space,
+            space.channels * (1 + 2 * self._octaves),
+            config.channels,
+            config.scales,
+            config.blocks,
+            config.dropout,
+            classes,
         )
         channels = space.channels
         numbers = 1 + 2 * channels + channels * (channels - 1) // 2
@@ -201,12 +207,15 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
     def mixture(self, x: Tensor, condition: Tensor | None = None) -> Mixture:
         """Of every pixel given those before it; its tensors begin with (batch, height, width)."""
-        return self._mixture(self.numbers(self._entering(x), self._classes(condition, len(x))))
+        return self._mixture(self.numbers(self._read(x), self._classes(condition, len(x))))
 
-    def numbers(self, entering: Tensor, classes: Tensor | None) -> Tensor:
-        """What the network says of every pixel, (batch, H, W, numbers), from reals in [-1, 1]."""
-        told: Tensor = self.leave(functional.elu(self.streams(entering, classes))).movedim(1, -1)
-        return told
+    def numbers(self, read: Tensor, classes: Tensor | None) -> Tensor:
+        """What the network says of every pixel, (batch, H, W, numbers), from what it reads."""
+        features = functional.elu(self.streams(read, classes))
+        # Means are as fine as the cells: the last layer is small, and not for eight bits of precision.
+        with torch.autocast(features.device.type, enabled=False):
+            told: Tensor = self.leave(features.to(self.leave.weight.dtype))
+        return told.movedim(1, -1)
 
     def _mixture(self, raw: Tensor) -> Mixture:
         """From numbers that stand last; in float32 at least."""
@@ -228,6 +237,21 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
             x, mixture.logits, means, mixture.log_scale, self.space.levels
         )
 
+    @property
+    def _octaves(self) -> int:
+        """Periods 2, 4, 8, … up to the number of levels."""
+        return math.ceil(math.log2(self.space.levels))
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Levels (batch, C, …) as the network reads them: in [-1, 1], and as waves of every octave, by
+        which two neighbouring levels differ as much as distant ones (Kingma et al. 2021, app. C)."""
+        reals = x.to(self.leave.weight.dtype)
+        octave = torch.arange(1, self._octaves + 1, device=x.device, dtype=reals.dtype)
+        angle = (
+            reals.unsqueeze(2) * (2 * math.pi * 0.5**octave).reshape(-1, *[1] * (x.ndim - 2))
+        ).flatten(1, 2)
+        return torch.cat([self._entering(x), angle.cos(), angle.sin()], dim=1)
+
     def _entering(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Levels as reals in [-1, 1]."""
         return x.to(dtype or self.leave.weight.dtype) * (2 / (self.space.levels - 1)) - 1
@@ -248,13 +272,13 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         leave = self.leave.cursor(noise.rows, 1).point
         x = torch.zeros(noise.rows, *self.space.shape, dtype=torch.long, device=uniform.device)
         for row in range(height):
-            walk.next_row(row, self._entering(x[:, :, row - 1]) if row else None)
+            walk.next_row(row, self._read(x[:, :, row - 1]) if row else None)
             for column in range(width):
                 at = (slice(None), slice(None), row, column)
                 fixed = None if given is None or known is None else (given[at].long(), known[at])
                 mixture = self._mixture(leave(functional.elu(walk.at(column))))
                 x[at] = self.pixel(mixture, uniform[at], fixed)
-                walk.put(column, self._entering(x[at]))
+                walk.put(column, self._read(x[at]))
         self.train(training)
         return x.to(self.space.dtype)
 
