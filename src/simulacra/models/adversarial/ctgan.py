@@ -4,10 +4,8 @@ Numbers enter by the mode of their column that they are near (``layers/column_mo
 generator can make humps, spikes and gaps. In training it is told one category of a row, of a column that
 is drawn evenly, a category by the logarithm of its frequency (Xu et al. 2019, sec. 4.3): rare ones are
 seen as often as they have to be; the critic is shown real rows with that category, and told it too. A
-sample is told a category by its frequency, which leaves the rows as frequent as they are.
-
-    critic      lowers E c(y | given) - E c(x | given) + 10 E (|grad c| - 1)^2      (WGAN-GP, packs of 10)
-    generator   raises E c(y | given)
+sample is told a category by its frequency, which leaves the rows as frequent as they are. The loss is
+WGAN-GP's on packs of ten, or any other by the options of ``layers/adversarial_rules.py``.
 
 Papers: Xu, Skoularidou, Cuesta-Infante & Veeramachaneni 2019, arXiv 1907.00503; Lin et al. 2018 (packs).
 Changed: in the other half of all rows any columns are given, so that ``complete`` draws rows with given
@@ -103,8 +101,16 @@ class CTGAN(AdversarialModel, Sampler, Completer):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """The paper's, in smaller batches of few rows."""
-        return Config() if num_examples >= 2000 else Config(batch_size=100)
+        """The relativistic loss and penalties that ``gan`` has for rows; smaller batches of few rows."""
+        return Config(
+            loss="relativistic",
+            regulariser="r1+r2",
+            penalty=1e-3,
+            pack=1,
+            critic_rate=2.0,
+            batch_size=250 if num_examples >= 2000 else 100,
+            learning_rate=1e-3,
+        )
 
     @classmethod
     def toy(cls) -> CTGAN:

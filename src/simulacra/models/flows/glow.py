@@ -52,7 +52,7 @@ class Config:
     dequantisation: Dequantisation = "variational"
     importance_samples: int = 1
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.0
 
 
