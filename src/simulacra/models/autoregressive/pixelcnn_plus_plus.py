@@ -145,16 +145,20 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
             return Config(
                 scales=1 if smallest <= 12 else 2, batch_size=64, learning_rate=2e-3, dropout=0.3
             )
-        scales = 3 if smallest <= 40 else 4
+        if space.channels == 1 and smallest <= 40:
+            # Grey levels are told by what is near, and features at full size see it.
+            return Config(
+                channels=48, blocks=1, mixtures=10, dropout=0.0, batch_size=16, learning_rate=2e-3
+            )
         wide = space.channels > 1
         return Config(
             channels=64 if wide else 48,
-            scales=scales,
-            blocks=4 if wide else 1,
+            scales=3 if smallest <= 40 else 4,
+            blocks=4,
             mixtures=10,
             dropout=0.0,
             batch_size=16,
-            learning_rate=1.5e-3,
+            learning_rate=7e-4,
         )
 
     @classmethod
