@@ -143,7 +143,10 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
         smallest = min(space.height, space.width)
         if num_examples < 10_000 or smallest <= 12:
             return Config(
-                scales=1 if smallest <= 12 else 2, batch_size=64, learning_rate=2e-3, dropout=0.3
+                scales=1 if smallest <= 12 else 2,
+                batch_size=64,
+                learning_rate=2e-3 if smallest <= 12 else 7e-4,
+                dropout=0.3,
             )
         if space.channels == 1 and smallest <= 40:
             # Grey levels are told by what is near, and features at full size see it.
