@@ -53,7 +53,8 @@ from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
 
 FOLLOWED = 0.01
-"""How far the mean length a moves to that of a batch (the authors' code)."""
+"""How far the mean length a moves to that of a batch (the authors' code), but for the first ones, of
+which it is the plain mean: from nought it would draw paths shorter for long, and samples together."""
 
 CANDIDATES = 512
 """Styles that tell their mean and spread, and of which projections start from the nearest."""
@@ -73,16 +74,16 @@ class Config(Rules):
     latent: int = 64
     style: int = 64
     mapping_layers: int = 4
-    mapping_rate: float = 0.01
+    mapping_rate: float = 0.1
     channels: int = 32
     widest: int = 128
-    mixing: float = 0.9
+    mixing: float = 0.5
     path_length: float = 2.0
     path_every: int = 8
     truncation: float = 1.0
     projection_steps: int = 60
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
     penalty_every: int = 16
     minibatch: Minibatch = "deviation"
 
@@ -219,6 +220,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
     config: Config
     generator: Generator
     length: Tensor
+    followed: Tensor
     betas: ClassVar = (0.0, 0.99)
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
@@ -235,13 +237,17 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
         self.critic = Critic(space, config, classes)
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
         self.register_buffer("length", torch.zeros(()))
+        self.register_buffer("followed", torch.zeros((), dtype=torch.int64))
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """Fewer channels for large images; ADA's shifts where data are few."""
+        """Neither mixing nor path lengths for small images (Karras et al. 2020a, app. D), fewer channels
+        for large ones; ADA's shifts where data are few."""
         assert isinstance(space, Images)
         pixels = space.height * space.width
-        config = Config(channels=32 if pixels <= 256 else 16, penalty=max(0.2, pixels / 1024))
+        config = Config(channels=32 if pixels <= 256 else 16, penalty=max(0.05, pixels / 4096))
+        if pixels <= 32 * 32:
+            config = replace(config, mixing=0.0, path_length=0.0)
         return replace(config, shift=0.125, adaptive=0.6) if num_examples < 5000 else config
 
     @classmethod
@@ -370,7 +376,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
         config = self.config
         if not config.path_length:
             return ()
-        every, buffers = config.path_every, ("length",)
+        every, buffers = config.path_every, ("length", "followed")
         return (Descent(makers, self.path_length, batches=0, every=every, buffers=buffers),)
 
     def path_length(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -381,12 +387,19 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
             lengths = self.lengths(w[: (len(w) + 1) // 2], noise)
         mean = lengths.detach().mean()
         mean_over_processes([mean])
-        # A length that is no number spoils this turn only, which the loop then leaves out.
-        moved = self.length.lerp(mean.to(self.length), FOLLOWED)
-        self.length.copy_(torch.where(moved.isfinite(), moved, self.length))
+        self._follow(mean)
         weight = self.config.path_length * self.config.path_every
         value = weight * (lengths - self.length).square().mean()
         return Loss(value, {"path length": mean})
+
+    def _follow(self, mean: Tensor) -> None:
+        """Move a to the mean length of a batch."""
+        # A length that is no number spoils this turn only, which the loop then leaves out.
+        fine = mean.isfinite()
+        self.followed += fine
+        rate = (1 / self.followed.clamp(min=1).to(self.length)).clamp(min=FOLLOWED)
+        moved = self.length + rate * (mean.to(self.length) - self.length)
+        self.length.copy_(torch.where(fine, moved, self.length))
 
     def lengths(self, w: Tensor, noise: Noise) -> Tensor:
         """|J_w^T y| of each style (n, style), through which gradients pass, (n,)."""
