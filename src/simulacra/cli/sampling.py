@@ -37,6 +37,10 @@ def sample(
     guidance_scale: Annotated[
         float | None, typer.Option(help="How far beyond its label a sample goes; 0 is not at all.")
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Of StyleGAN2: 1 is all there is, nearer 0 safer and more alike."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting that leaves the weights alone: spacing=karras."),
@@ -70,6 +74,7 @@ def sample(
         "num_inference_steps": num_inference_steps,
         "eta": eta,
         "guidance_scale": guidance_scale,
+        "truncation": truncation,
     }
     model = _steered(run, steering, parsed_settings(settings or []))
     require_capability(model, Sampler, to="sample")
@@ -124,7 +129,7 @@ def _steered(run: Path, steering: dict[str, Any], settings: dict[str, Any]) -> A
         raise Refusal(
             "CFG-216",
             f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
-            way_out="leave it out; it is for models that sample from noise in steps",
+            way_out="leave it out; its help says which models it is for",
         )
     told = {**settings, **told}
     return shelf.from_pretrained(run, settings=told) if told else model

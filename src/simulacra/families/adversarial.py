@@ -56,6 +56,7 @@ class AdversarialModel(nn.Module):
     """A generator and a critic in a contest; a model names its capabilities on its own class line."""
 
     schedule: ClassVar[Literal["constant", "cosine"]] = "constant"
+    betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     gains_by_bf16: ClassVar[bool] = True
     config: AdversarialConfig
     generator: nn.Module
@@ -73,6 +74,14 @@ class AdversarialModel(nn.Module):
     def _first(self) -> Sequence[Stage]:
         """Stages before the contest."""
         return ()
+
+    def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
+        """Turns of a round after the generator's."""
+        return ()
+
+    def _contest(self, turns: Sequence[Turn]) -> Sequence[Stage]:
+        """The stages that the turns of the contest are played in."""
+        return (Stage(turns),)
 
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
@@ -111,7 +120,7 @@ class AdversarialModel(nn.Module):
     def game(self) -> Game:
         config = self.config
         optimiser = Optimiser(
-            "adam", config.learning_rate, betas=(0.5, 0.99), schedule=self.schedule
+            "adam", config.learning_rate, betas=self.betas, schedule=self.schedule
         )
         makers = self._makers(optimiser)
         faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
@@ -125,8 +134,9 @@ class AdversarialModel(nn.Module):
         if self.contest.adapts:
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
         turns.append(Descent(makers, self.generator_loss, batches=0))
+        turns.extend(self._afterwards(makers))
         return Game(
-            [*self._first(), Stage(turns)],
+            [*self._first(), *self._contest(turns)],
             config.batch_size,
             average=config.average,
             bf16=self.gains_by_bf16,

@@ -11,6 +11,7 @@ classifier reads p(y|x) off h (Odena et al. 2017).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,17 @@ def batch_deviation(features: Tensor) -> Tensor:
 class CriticHead(nn.Module):
     """What a critic ends in: ``add_head``, when all before it is built, then ``opinion``."""
 
-    def add_head(self, features: int, classes: int, rules: Rules) -> None:
-        """Layers that read ``features`` of a datum, which is of one of ``classes``, 0 for none."""
+    def add_head(
+        self,
+        features: int,
+        classes: int,
+        rules: Rules,
+        linear: Callable[..., nn.Module] = nn.Linear,
+    ) -> None:
+        """Layers that read ``features`` of a datum, which is of one of ``classes``, 0 for none.
+
+        ``linear`` makes those that give logits, from sizes and whether there is a bias.
+        """
         joined = features
         self.alike = None
         if rules.minibatch == "discrimination":
@@ -63,11 +73,11 @@ class CriticHead(nn.Module):
             joined += KERNELS
         self.deviates = rules.minibatch == "deviation"
         # A loss of differences has no use for a constant.
-        self.out = nn.Linear(joined + self.deviates, 1, bias=LOSSES[rules.loss].has_level)
+        self.out = linear(joined + self.deviates, 1, bias=LOSSES[rules.loss].has_level)
         packed = classes * rules.pack
         projects, tells = (rules.conditioning == one for one in ("projection", "auxiliary"))
-        self.project = nn.Linear(packed, features, bias=False) if classes and projects else None
-        self.classify = nn.Linear(features, classes) if classes and tells else None
+        self.project = linear(packed, features, bias=False) if classes and projects else None
+        self.classify = linear(features, classes) if classes and tells else None
 
     def opinion(self, features: Tensor, classes: Tensor | None) -> Opinion:
         """What is said of features."""
