@@ -8,7 +8,7 @@ import torch
 
 from simulacra import shelf
 from simulacra.refusals import Refusal
-from simulacra.spaces import Images, Labels, Tokens, Vectors
+from simulacra.spaces import Column, Images, Labels, Table, Tokens, Vectors
 
 FLOOR = "independent"
 
@@ -60,7 +60,8 @@ def test_building_leaves_the_global_generator_alone():
         torch.set_rng_state(before)
         for count in (100, 10_000):
             shelf.build(entry.name, space, num_examples=count)
-        others = (Images(1, 4, 4, levels=2), Images(1, 4, 4, levels=4), Vectors(2))
+        table = Table((Column("a"), Column("b", "category", ("x", "y"))))
+        others = (Images(1, 4, 4, levels=2), Images(1, 4, 4, levels=4), Vectors(2), table)
         built = []
         for other in filter(entry.fits, others):
             # Some models refuse two levels, and some any other number of them.
