@@ -3,8 +3,9 @@
 Mode-specific normalisation (Xu et al. 2019, sec. 4.2): a Gaussian mixture is fitted to every column of
 numbers. A number c becomes a mode k, drawn by how likely each is to have made it, as zeros and a one,
 and alpha = (c - mu_k) / (4 sigma_k), which a tanh can reach. Whether a number is missing is one mode
-more, with alpha = 0. So a column of several humps, of one value that stands out, or with gaps is a
-category and something of one hump.
+more, with alpha = 0, and so is each value that many rows have, such as 0 where most earn nothing: it
+comes back as it was. So a column of several humps, of values that stand out, or with gaps is a category
+and something of one hump.
 
 A row is its alphas first, and then the parts of zeros and a one, in the order of the columns.
 """
@@ -33,6 +34,11 @@ WIDTHS = 4.0
 """So many deviations from its mode a number can be."""
 
 FITTED_ON, LEAST_WEIGHT = 10_000, 0.005
+STANDS_OUT, MOST_VALUES = 0.05, 5
+"""The share of the rows by which a value stands out, and how many values of a column can."""
+
+POINT = -80.0
+"""The log-deviation of a value that stands out: beside it no number is near."""
 TEMPERATURE = 0.2
 """Of the Gumbel softmax that stands for a draw of a category (Xu et al. 2019, sec. 4.4)."""
 
@@ -89,9 +95,15 @@ class ColumnModes(nn.Module):
         each = gaussian_log_prob(there.unsqueeze(1), self.mean[at], self.log_scale[at])
         share = torch.softmax((each + self.log_weight[at]).double(), 1).cumsum(1)
         chosen = (share <= uniform.double().unsqueeze(1)).sum(1).clamp(max=MODES - 1)
-        deviation = WIDTHS * self.log_scale[at, chosen].exp()
-        alpha = ((there - self.mean[at, chosen]) / deviation).clamp(-1, 1)
-        return torch.where(absent, MODES, chosen), torch.where(absent, 0.0, alpha)
+        reach = self._reach(at, chosen)
+        apart = (there - self.mean[at, chosen]) / torch.where(reach > 0, reach, 1.0)
+        alpha = torch.where(absent | (reach == 0), 0.0, apart.clamp(-1, 1))
+        return torch.where(absent, MODES, chosen), alpha
+
+    def _reach(self, at: int, mode: Tensor) -> Tensor:
+        """How far from its mode a number of the column ``at`` can be; 0 of a value that stands out."""
+        log_scale = self.log_scale[at, mode]
+        return torch.where(log_scale > POINT, WIDTHS * log_scale.exp(), 0.0)
 
     def made(self, raw: Tensor, uniform: Tensor) -> Tensor:
         """A network's numbers (n, ``size``) as a row: tanh, and Gumbel softmax with uniform numbers
@@ -117,8 +129,7 @@ class ColumnModes(nn.Module):
             value = chosen.to(row.dtype)
             if index in self.numbers:
                 mode = chosen.clamp(max=MODES - 1)
-                deviation = WIDTHS * self.log_scale[at, mode].exp()
-                value = self.mean[at, mode] + deviation * alphas[:, at]
+                value = self.mean[at, mode] + self._reach(at, mode) * alphas[:, at]
                 value = torch.where(chosen == MODES, torch.nan, value)
                 at += 1
             columns.append(value)
@@ -143,15 +154,21 @@ class ColumnModes(nn.Module):
         from sklearn.mixture import BayesianGaussianMixture
 
         there = values[~values.isnan()]
-        centre = there.mean() if len(there) else values.new_zeros(())
-        spread = there.std(correction=0) if len(there) > 1 else values.new_zeros(())
-        spread = torch.where(spread > 1e-9 * (1 + centre.abs()), spread, 1.0)
-        modes = min(MODES, len(there.unique()))
-        self.mean[at], self.log_scale[at] = centre, spread.log()
-        self.log_weight[at] = NEVER
-        self.log_weight[at, 0] = 0.0
-        if modes < 2:
+        self.mean[at], self.log_scale[at], self.log_weight[at] = 0.0, 0.0, NEVER
+        found, counts = there.unique(return_counts=True)
+        common = counts.argsort(descending=True, stable=True)[:MOST_VALUES]
+        common = common[counts[common] >= STANDS_OUT * len(there)]
+        points = len(common)
+        self.mean[at, :points] = found[common].to(self.mean)
+        self.log_scale[at, :points] = POINT
+        self.log_weight[at, :points] = (counts[common] / len(there)).log().to(self.mean)
+        rest = there[~torch.isin(there, found[common])]
+        if not len(rest):
+            self.log_weight[at, 0] = 0.0 if not points else self.log_weight[at, 0]
             return
+        centre, spread = rest.mean(), rest.std(correction=0)
+        spread = torch.where(spread > 1e-9 * (1 + centre.abs()), spread, 1.0)
+        modes = min(MODES - points, len(rest.unique()))
         mixture = BayesianGaussianMixture(
             n_components=modes,
             weight_concentration_prior=1e-3,
@@ -162,13 +179,15 @@ class ColumnModes(nn.Module):
         with warnings.catch_warnings():
             # Humps that still move a little normalise as well as any.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(((there - centre) / spread).cpu().numpy()[:, None])
+            mixture.fit(((rest - centre) / spread).cpu().numpy()[:, None])
         weight, mean = (torch.from_numpy(one) for one in (mixture.weights_, mixture.means_[:, 0]))
         variance = torch.from_numpy(mixture.covariances_[:, 0, 0])
-        kept = weight > LEAST_WEIGHT
-        self.mean[at, :modes] = (mean * spread.cpu() + centre.cpu()).to(self.mean)
-        self.log_scale[at, :modes] = (0.5 * variance.log() + spread.cpu().log()).to(self.mean)
-        self.log_weight[at, :modes] = torch.where(kept, weight.log(), NEVER).to(self.mean)
+        own = slice(points, points + modes)
+        self.mean[at, own] = (mean * spread.cpu() + centre.cpu()).to(self.mean)
+        self.log_scale[at, own] = (0.5 * variance.log() + spread.cpu().log()).to(self.mean)
+        share = weight * (len(rest) / len(there))
+        kept = (weight > LEAST_WEIGHT) | (weight == weight.max())
+        self.log_weight[at, own] = torch.where(kept, share.log(), NEVER).to(self.mean)
 
     def _shares(self, counts: Tensor) -> Tensor:
         """Frequencies within each part: categories keep a little chance, modes without weight none."""
