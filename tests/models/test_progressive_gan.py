@@ -11,7 +11,7 @@ from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
 from simulacra.layers.equalised import leaky, with_deviation
 from simulacra.models.adversarial.progressive_gan import Config, Height, ProgressiveGAN
-from simulacra.probability.noise import row_noise
+from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.spaces import Images, Labels
 
 SMALL = Config(latent=4, channels=4, batch_size=16, penalty_every=4)
@@ -123,3 +123,14 @@ def test_images_of_all_sizes_come_out_at_all_heights(shape):
     for grown in (0, 500 * (len(model.sizes) - 1), 1000 * (len(model.sizes) - 1)):
         model.critic.grown.fill_(grown)
         assert model.space.contains(model.sample(3, generator=seeded()))
+
+
+def test_data_keep_their_precision_where_networks_run_in_bfloat16():
+    """The penalty is taken at data without autocast: they must not be of a narrower kind than weights."""
+    model = ProgressiveGAN(Images(1, 8, 8, levels=4), Config(latent=4, channels=4, batch_size=16))
+    batch, noise = Batch(model.space.random(16, seeded())), BatchNoise(seeded(1), 16)
+    for grown in (0, 500, 1000):
+        model.critic.grown.fill_(grown)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model._sides(batch, noise).real.dtype == torch.float32
+            assert model.gradient_penalty(batch, noise, Clock()).value.isfinite()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simulacra.games import (
     Batch,
@@ -28,9 +28,11 @@ from simulacra.games import (
 )
 from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides
+from simulacra.layers.front_door import as_device, one_hot_labels
 from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
+from simulacra.spaces import Labels
 
 
 class AdversarialConfig(Protocol):
@@ -62,10 +64,16 @@ class AdversarialModel(nn.Module):
     generator: nn.Module
     critic: nn.Module
     contest: Contest
+    condition_space: Labels | None = None
 
     @abstractmethod
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones of the same classes (or themselves, where none are needed)."""
+
+    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        """Labels as rows of zeros and a one, (rows, K)."""
+        classes = one_hot_labels(condition, self.condition_space, rows)
+        return None if classes is None else as_device(classes, self)
 
     def _makers(self, optimiser: Optimiser) -> tuple[Player, ...]:
         """Who moves in the generator's turn."""

@@ -26,7 +26,7 @@ from simulacra.games import Batch
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
-from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of, one_hot_labels
+from simulacra.layers.front_door import centred, drawn_labels, levels_of
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.spaces import Images, Labels, Space
 
@@ -92,10 +92,6 @@ class DCGAN(AdversarialModel, Sampler):
         x = self.generator(self._beside(z, self._classes(condition, num_samples)))
         self.generator.train(training)
         return levels_of(x, self.space)
-
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else as_device(classes, self)
 
     @staticmethod
     def _beside(z: Tensor, classes: Tensor | None) -> Tensor:

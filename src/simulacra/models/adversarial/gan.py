@@ -34,7 +34,7 @@ from simulacra.games import Batch, Clock, Rewrite, Stage
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.dense_critic import DenseCritic, dense
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.front_door import as_device, drawn_labels
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.table_reals import real_size
 from simulacra.probability.adversarial import balance
@@ -181,10 +181,6 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     def _logit(self, z: Tensor, classes: Tensor | None) -> Tensor:
         logit: Tensor = self.critic(z, classes).logit
         return logit
-
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else as_device(classes, self)
 
     def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
         z = noise.normal(self.config.latent).to(self.door.shift.dtype)

@@ -39,7 +39,7 @@ from simulacra.layers.equalised import (
     require_no_norm,
     with_deviation,
 )
-from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of, one_hot_labels
+from simulacra.layers.front_door import centred, drawn_labels, levels_of
 from simulacra.layers.pyramid import sides
 from simulacra.layers.resampling import Resampling
 from simulacra.probability.noise import Noise, row_noise
@@ -252,10 +252,6 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         made: Tensor = self.generator(z, self.height)
         return made
 
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else as_device(classes, self)
-
     def _seen(self, x: Tensor) -> Tensor:
         """Data (n, C, H, W) at the present size, as sharp as it is faded in."""
         height, shrink = self.height, self.critic.shrink
@@ -269,7 +265,9 @@ class ProgressiveGAN(AdversarialModel, Sampler):
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones of the same classes (or themselves)."""
         classes = self._classes(batch.condition, len(batch))
-        real = self._seen(centred(batch.x, self.space.levels))
+        # Data stay as fine as they are, and gradients are taken at them.
+        with torch.autocast(batch.x.device.type, enabled=False):
+            real = self._seen(centred(batch.x, self.space.levels))
         return Sides(real, self._made(noise, classes) if makes else real, classes)
 
     def _contest(self, turns: Sequence[Turn]) -> Sequence[Stage]:

@@ -44,7 +44,7 @@ from simulacra.layers.equalised import (
     require_no_norm,
     with_deviation,
 )
-from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of, one_hot_labels
+from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of
 from simulacra.layers.modulated import ModulatedConv2d, StyledLayer
 from simulacra.layers.pyramid import sides
 from simulacra.layers.resampling import Resampling
@@ -345,10 +345,6 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
         synthesis = self.generator.synthesis
         image: Tensor = synthesis(w[:, None].expand(-1, synthesis.depth, -1), noise)
         return image
-
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
-        return None if classes is None else as_device(classes, self)
 
     def _styles(self, noise: Noise, classes: Tensor | None) -> Tensor:
         """A style for each layer, (n, layers, style), of which some change on the way."""
