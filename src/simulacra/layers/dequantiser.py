@@ -2,7 +2,7 @@
 
 For integers x and u in (0, 1)^D, drawn from any q(u | x),
 
-    log p(x) = log E_q[p(x + u) / q(u | x)] >= E_q[log p(x + u) - log q(u | x)]            (eq. 8, 12)
+    log p(x) = log E_q[p(x + u) / q(u | x)] >= E_q[log p(x + u) - log q(u | x)]
 
 Uniform noise has log q = 0, and asks a density for a box over every cell; where x is nearly certain, as
 on a dark background, what a Gaussian pays for a box is 0.25 bits a dimension. Here u = sigmoid(m + s e)
