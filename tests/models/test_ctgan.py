@@ -91,3 +91,18 @@ def test_given_columns_decide_the_others():
     assert given[200:, 1].median() < -2
     gaps = given[:, 2].isnan().float()
     assert gaps[:200].mean() > gaps[200:].mean() + 0.2
+
+
+def test_rows_do_not_depend_on_their_neighbours_while_it_trains():
+    """The generator normalises over batches in training, and must not where rows are drawn."""
+    space, x = table()
+    model = small(space)
+    model.door.fit([x])
+    model.train()
+    many, few = (model.sample(n, generator=seeded(5)) for n in (40, 7))
+    torch.testing.assert_close(few, many[:7], equal_nan=True)
+    known = torch.tensor([True, False, False]).expand(40, 3)
+    many = model.complete(x[:40], known, generator=seeded(6))
+    few = model.complete(x[:7], known[:7], generator=seeded(6))
+    torch.testing.assert_close(few, many[:7], equal_nan=True)
+    assert model.generator.training

@@ -34,11 +34,14 @@ WIDTHS = 4.0
 """So many deviations from its mode a number can be."""
 
 FITTED_ON, LEAST_WEIGHT = 10_000, 0.005
+"""So many rows tell the mixtures, whose Gaussians have at least this weight."""
+
 STANDS_OUT, MOST_VALUES = 0.05, 5
 """The share of the rows by which a value stands out, and how many values of a column can."""
 
 POINT = -80.0
 """The log-deviation of a value that stands out: beside it no number is near."""
+
 TEMPERATURE = 0.2
 """Of the Gumbel softmax that stands for a draw of a category (Xu et al. 2019, sec. 4.4)."""
 
@@ -164,7 +167,8 @@ class ColumnModes(nn.Module):
         self.log_weight[at, :points] = (counts[common] / len(there)).log().to(self.mean)
         rest = there[~torch.isin(there, found[common])]
         if not len(rest):
-            self.log_weight[at, 0] = 0.0 if not points else self.log_weight[at, 0]
+            if not points:
+                self.log_weight[at, 0] = 0.0
             return
         centre, spread = rest.mean(), rest.std(correction=0)
         spread = torch.where(spread > 1e-9 * (1 + centre.abs()), spread, 1.0)

@@ -1,4 +1,4 @@
-"""CTGAN: a generator of table rows that is told some of their columns, and a packed critic.
+"""CTGAN: a generator of table rows that is told some of their columns, and a critic.
 
 Numbers enter by the mode of their column that they are near (``layers/column_modes.py``), so that the
 generator can make humps, spikes and gaps. In training it is told one category of a row, of a column that
@@ -126,23 +126,33 @@ class CTGAN(AdversarialModel, Sampler, Completer):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self.door.mean.device)
-        columns = len(self.door.widths)
-        row = noise.uniform(self.door.size).to(self.door.mean).mul(0.0)
-        known = torch.zeros(num_samples, columns, dtype=torch.bool, device=row.device)
+        row = self.door.mean.new_zeros(num_samples, self.door.size)
+        known = torch.zeros_like(row[:, : len(self.door.widths)], dtype=torch.bool)
         if self.door.named:
             row, known = self._frequent(row, known, noise.uniform(2).to(row))
-        return self.door.leave(self._made(row, known, noise))
+        return self._drawn(row, known, noise)
+
+    def _drawn(self, row: Tensor, known: Tensor, noise: Noise) -> Tensor:
+        """Rows of the table with the ``known`` columns of ``row``, none of which depends on another."""
+        training, _ = self.generator.training, self.generator.eval()
+        drawn = self.door.leave(self._made(row, known, noise))
+        self.generator.train(training)
+        return drawn
 
     def _frequent(self, row: Tensor, known: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Rows told one category each, of an even column, by its frequency."""
-        named = torch.tensor(self.door.named, device=row.device)
-        column = named[(uniform[:, 0] * len(named)).long().clamp(max=len(named) - 1)]
+        column = self._even(uniform[:, 0])
         parts = self._within(column)
         logits = torch.where(parts, self.door.log_frequencies, -torch.inf)
         place = categorical_draw(logits, uniform[:, 1])
         first = len(self.door.numbers)
         row = row.scatter(1, (first + place).unsqueeze(1), 1.0)
         return row, known.scatter(1, column.unsqueeze(1), True)
+
+    def _even(self, uniform: Tensor) -> Tensor:
+        """A column of categories for each uniform number (n,), all of them as likely."""
+        named = torch.tensor(self.door.named, device=uniform.device)
+        return named[(uniform * len(named)).long().clamp(max=len(named) - 1)]
 
     def _within(self, column: Tensor) -> Tensor:
         """Which numbers of the parts are of a row's ``column``, (n, width)."""
@@ -161,7 +171,7 @@ class CTGAN(AdversarialModel, Sampler, Completer):
         noise = row_noise(len(x), generator, self.door.mean.device)
         x, known = as_device(x, self), as_device(known, self)
         filled = torch.where(known, x, torch.zeros_like(x))
-        drawn = self.door.leave(self._made(self.door.enter(filled, noise), known, noise))
+        drawn = self._drawn(self.door.enter(filled, noise), known, noise)
         return torch.where(known, x, drawn)
 
     def _told(self, row: Tensor, known: Tensor) -> Tensor:
@@ -193,8 +203,7 @@ class CTGAN(AdversarialModel, Sampler, Completer):
         known = uniform[:, 4:] < uniform[:, 3:4]
         if not self.door.named:
             return row, known
-        named = torch.tensor(self.door.named, device=row.device)
-        column = named[(uniform[:, 0] * len(named)).long().clamp(max=len(named) - 1)]
+        column = self._even(uniform[:, 0])
         alone = uniform[:, 2:3] < ONE_CATEGORY
         chosen = torch.arange(len(row), device=row.device)
         chosen = torch.where(alone[:, 0], self._evened(row, column, uniform[:, 1]), chosen)

@@ -15,13 +15,12 @@ The network is the paper's two shifted streams (``layers/streams.py``): gated re
 concatenated ELU and dropout (sec. 2.5), down- and up-sampling (sec. 2.3), short-cuts between the way
 there and the way back (sec. 2.4). Sampling keeps its features, and works out those of the new pixel.
 
-Salimans, Karpathy, Chen & Kingma 2017, arXiv 1701.05517. Changed: a level is
-read as waves of every octave too, which lets a network see 253 beside 254 (Kingma et al. 2021, app. C),
-and the mixture is told in float32 (both together: 0.08 bits/dim of 8-bit MNIST after 24,000 images);
-blocks stand where they cost least (all at the lowest scale, half as many at each larger one); what comes
-back from a scale is added to what went there; a bias for each position at the entrance; scales are never
-below an eighth of a cell, -6.9 for 256 levels instead of -7; small last layers instead of weight
-normalisation; AdamW with a cosine.
+Salimans, Karpathy, Chen & Kingma 2017, arXiv 1701.05517. Changed: a level is read as waves of every
+octave too, which lets a network see 253 beside 254 (Kingma et al. 2021, app. C), and the mixture is told
+in float32 (both together: 0.08 bits/dim of 8-bit MNIST after 24,000 images); blocks stand where they cost
+least (all at the lowest scale, half as many at each larger one); what comes back from a scale is added to
+what went there; a bias for each position at the entrance; scales are never below an eighth of a cell,
+-6.9 for 256 levels instead of -7; small last layers instead of weight normalisation; AdamW with a cosine.
 """
 
 from __future__ import annotations
@@ -139,7 +138,8 @@ class PixelCNNPlusPlus(nn.Module, Sampler, Density, Factorised, Completer):
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
-        """One scale and dropout for few or small images; more scales for larger ones."""
+        """Dropout for few images; one scale for small and for grey ones, more for larger ones, at a rate
+        that waves and scales together do not run away from."""
         assert isinstance(space, Images)
         smallest = min(space.height, space.width)
         if num_examples < 10_000 or smallest <= 12:
