@@ -7,6 +7,7 @@ from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Play
 from simulacra.models.adversarial.ctgan import CTGAN, Config
 from simulacra.probability.noise import BatchNoise
+from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Table
 
 KINDS = ("common", "rare")
@@ -43,6 +44,12 @@ def small(space):
         pack=1,
     )
     return CTGAN(space, config)
+
+
+def test_a_classifier_of_columns_is_refused():
+    space, _ = table(10)
+    with pytest.raises(Refusal, match="tells one class"):
+        CTGAN(space, Config(conditioning="auxiliary", pack=1))
 
 
 def test_a_rare_category_is_told_as_often_as_its_logarithm_says():

@@ -49,7 +49,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sides:
-    """What a turn has before it: ``real`` and ``made`` data (n, …), and their ``classes`` (n, K)."""
+    """What a turn has before it: ``real`` and ``made`` data (n, …), and their ``classes`` (n, K), or what
+    else both networks are told of them."""
 
     real: Tensor
     made: Tensor

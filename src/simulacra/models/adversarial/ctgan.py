@@ -35,6 +35,7 @@ from simulacra.layers.normalisation import BatchNorm
 from simulacra.probability.adversarial import Name
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import Noise, row_noise
+from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Space, Table
 
 ONE_CATEGORY = 0.5
@@ -85,6 +86,9 @@ class CTGAN(AdversarialModel, Sampler, Completer):
         assert isinstance(space, Table)
         self.space, self.condition_space = space, None
         self.config = config = config or Config()
+        if config.conditioning == "auxiliary":
+            reason = "an auxiliary classifier tells one class, and ctgan tells any columns of a row"
+            raise Refusal("CFG-187", reason, way_out='set conditioning to "concatenation"')
         self.door = ColumnModes(space)
         told = self.door.size + len(space.columns)
         inputs = [
