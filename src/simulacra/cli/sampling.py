@@ -126,10 +126,12 @@ def _steered(run: Path, steering: dict[str, Any], settings: dict[str, Any]) -> A
     known = {field.name for field in fields(model.config)}
     missing = [name for name in told if name not in known]
     if missing:
+        toys = {entry.name: entry.cls.toy() for entry in shelf.entries()}
+        able = [name for name, toy in toys.items() if hasattr(toy.config, missing[0])]
         raise Refusal(
             "CFG-216",
             f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
-            way_out="leave it out; its help says which models it is for",
+            way_out=f"leave it out, or sample a run of {', '.join(able)}",
         )
     told = {**settings, **told}
     return shelf.from_pretrained(run, settings=told) if told else model
