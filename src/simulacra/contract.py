@@ -56,6 +56,22 @@ class Sampler(ABC):
         a sample; without ``generator`` a fresh seed is taken from the system."""
 
 
+class MeanSampler(ABC):
+    """Draws what its samples scatter about, without the noise that every dimension has for itself."""
+
+    @abstractmethod
+    def sample_mean(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "num_samples *shape"]:
+        """The middle of p(x|z), an element of the space, for the codes z that ``sample`` draws from the
+        same seed: what papers show of their autoencoders. No draw of p(x), so nothing that its
+        likelihood speaks of."""
+
+
 class Gradual(ABC):
     """Makes a sample step by step, from noise to a datum."""
 
@@ -241,6 +257,7 @@ Promise = TypeVar("Promise")
 
 CAPABILITIES: tuple[type, ...] = (
     Sampler,
+    MeanSampler,
     Gradual,
     Variator,
     Density,

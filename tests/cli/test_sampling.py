@@ -82,3 +82,33 @@ def test_samples_start_from_given_data(run, tmp_path):
     assert (pairs[:8] != pairs[8:]).any()
     with pytest.raises(Refusal, match="strength"):
         sample(run, num_samples=2, label=3, from_=str(given), strength=0.0)
+
+
+@pytest.mark.parametrize("name", ["vae", "ladder-vae", "vq-vae"])
+def test_means_are_what_samples_scatter_about(name, tmp_path):
+    settings = {"prior": "own"} if name == "vq-vae" else {}
+    model = shelf.build(name, SPACE, settings=settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    run = shelf.save_pretrained(model, tmp_path / "run", card={})
+
+    def written(**options):
+        sample(run, num_samples=40, out=tmp_path / "x.npy", **options)
+        return np.load(tmp_path / "x.npy").astype(float)
+
+    means, others = written(mean=True), written(mean=True, seed=1)
+    near, far = abs(written() - means).mean(), abs(written() - others).mean()
+    assert 0 < near < far
+    with torch.no_grad():
+        model.head.log_scale.fill_(-7)
+    shelf.save_pretrained(model, tmp_path / "run", card={})
+    assert abs(written() - means).max() <= 1
+
+
+def test_means_are_refused_where_there_are_none(run, tmp_path):
+    with pytest.raises(Refusal, match="MeanSampler"):
+        drawn(run, tmp_path, mean=True)
+    vae = shelf.save_pretrained(shelf.build("vae", SPACE), tmp_path / "vae")
+    with pytest.raises(Refusal, match="--from"):
+        sample(vae, mean=True, from_="digits")

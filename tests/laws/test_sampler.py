@@ -2,7 +2,7 @@
 
 import torch
 
-from simulacra.contract import Gradual, Sampler, Variator
+from simulacra.contract import Gradual, MeanSampler, Sampler, Variator
 
 
 def seeded(seed):
@@ -62,6 +62,14 @@ def test_sampling_changes_nothing(having):
     model.sample(8, generator=seeded(0))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_means_depend_on_their_seed_and_on_no_neighbour(having):
+    model = having(MeanSampler).trained
+    means = model.sample_mean(23, generator=seeded(5))
+    assert means.dtype == model.space.dtype
+    assert model.space.contains(means)
+    assert same(model.sample_mean(7, generator=seeded(5)), means[:7])
 
 
 def test_a_trajectory_ends_where_samples_are(having):

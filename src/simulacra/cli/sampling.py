@@ -41,6 +41,12 @@ def sample(
         float | None,
         typer.Option(help="Of StyleGAN2: 1 is all there is, nearer 0 safer and more alike."),
     ] = None,
+    mean: Annotated[
+        bool,
+        typer.Option(
+            "--mean", help="The means of p(x|z): autoencoders' samples without grain or hiss."
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting that leaves the weights alone: spacing=karras."),
@@ -66,8 +72,8 @@ def sample(
     import torch
 
     from simulacra.cli.training import parsed_settings
-    from simulacra.contract import Sampler, require_capability
-    from simulacra.runs.using import sample_in_chunks
+    from simulacra.contract import MeanSampler, Sampler, require_capability
+    from simulacra.runs.using import looks_better_as_means, sample_in_chunks
 
     steering = {
         "sampler": sampler,
@@ -78,6 +84,11 @@ def sample(
     }
     model = _steered(run, steering, parsed_settings(settings or []))
     require_capability(model, Sampler, to="sample")
+    if mean:
+        require_capability(model, MeanSampler, to="sample means")
+        if from_ is not None or trajectory or given:
+            reason = "--mean was given with --from, --trajectory or --given, which have no means"
+            raise Refusal("CFG-229", reason, way_out="leave --mean out")
     if num_samples < 1:
         raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
     generator = torch.Generator().manual_seed(seed)
@@ -90,8 +101,12 @@ def sample(
         return
     if given:
         model = _Given(model, given)
-    x = sample_in_chunks(model, num_samples, generator, condition)
-    typer.echo(keep(x, model.space, out, run / f"samples-{seed}", real=behind(run, model, x)))
+    x = sample_in_chunks(model, num_samples, generator, condition, mean=mean)
+    name = f"means-{seed}" if mean else f"samples-{seed}"
+    typer.echo(keep(x, model.space, out, run / name, real=behind(run, model, x)))
+    if looks_better_as_means(model) and not mean:
+        words = "drawn from p(x), every pixel or instant by itself; --mean leaves that noise out"
+        typer.echo(words, err=True)
 
 
 class _Given:

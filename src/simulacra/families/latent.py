@@ -102,9 +102,24 @@ class VariationalAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
+        return self.head.draw(self._imagined(condition, noise), noise)
+
+    @torch.no_grad()
+    def sample_mean(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        noise = row_noise(num_samples, generator, self._weight.device)
+        return self.head.mode(self._imagined(condition, noise))
+
+    def _imagined(self, condition: Tensor | None, noise: Noise) -> Tensor:
+        """The head's raw numbers for codes drawn from the prior, a row each row of ``noise``."""
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         z = noise.normal(self.code_space.size).to(self._weight.dtype)
-        return self.head.draw(self._decoded(z, self._one_hot(condition, num_samples)), noise)
+        return self._decoded(z, self._one_hot(condition, noise.rows))
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:

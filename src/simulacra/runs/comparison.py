@@ -32,10 +32,10 @@ from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_
 from simulacra.runs.machine import choose_device, describe_machine
 from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe
-from simulacra.runs.report import PICTURE, REBUILT, write_report, write_run_report
+from simulacra.runs.report import DRAWS, PICTURE, REBUILT, write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.runs.using import beside, rebuilds, rebuilt, sample_in_chunks
+from simulacra.runs.using import beside, looks_better_as_means, rebuilds, rebuilt, sample_in_chunks
 from simulacra.spaces import Images, Space
 
 PLAN = "comparison.json"
@@ -276,8 +276,10 @@ def _picture(folder: Path, data: Dataset) -> None:
         return
     real, shown = data.test.first(POINTS).x, _pictured(data.space)
     if isinstance(model, Sampler):
-        x = sample_in_chunks(model, shown, torch.Generator().manual_seed(0))
-        name = PICTURE
+        x, name = sample_in_chunks(model, shown, torch.Generator().manual_seed(0)), PICTURE
+        if looks_better_as_means(model):
+            write_bytes(folder / DRAWS, png(picture(x, data.space, real, pixels=360)))
+            x = sample_in_chunks(model, shown, torch.Generator().manual_seed(0), mean=True)
     elif rebuilds(model):
         batch = data.test.first(shown)
         x, name = rebuilt(model, batch), REBUILT

@@ -42,7 +42,7 @@ from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.runs.using import beside, rebuilds, rebuilt
+from simulacra.runs.using import beside, looks_better_as_means, rebuilds, rebuilt
 from simulacra.spaces import Images
 
 LEDGER_LINES = 200
@@ -289,12 +289,20 @@ class Run:
             some = slice(PICTURED)
             round_, share = self.play.clock.rounds, self._share()
             self._heard(self.flight.samples(x[some], held_out.x[some], round_, share))
+            if looks_better_as_means(self.model):
+                x = self._means(shown)
         elif isinstance(space, Images):
             x = beside(held_out.x, x, columns=COLUMNS)
         if self.folder is not None and has_picture(space):
             name = f"round-{self.play.clock.rounds:09d}.png"
             content = png(picture(x, space, held_out.x, columns=COLUMNS))
             write_bytes(self.folder / "pictures" / name, content)
+
+    def _means(self, count: int) -> Tensor:
+        model: Any = self.model
+        with self.play.averaged(), torch.no_grad():
+            means: Tensor = model.sample_mean(count, generator=torch.Generator().manual_seed(0))
+        return means.cpu()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, plain = self.play.state()

@@ -22,6 +22,9 @@ from simulacra.runs.pictures import embedded
 
 REPORT = "report.html"
 PICTURE, REBUILT = "samples.png", "reconstructions.png"
+DRAWS = "draws.png"
+"""Samples as they are drawn and judged, of a model whose picture shows their means."""
+MEANS = "means of p(x|z); numbers are of draws, which scatter about them"
 ABOVE = "each datum, and below it what its code gives back"
 FREE = "free parameters"
 """What models that are no network call the number of their free parameters, among their diagnoses."""
@@ -116,9 +119,12 @@ def write_run_report(
     pictures = sorted((folder / "pictures").glob("round-*.png"))
     chosen = [(path, f"round {int(path.stem.removeprefix('round-')):,}") for path in pictures]
     told = ABOVE if (folder / REBUILT).is_file() else "from fixed seeds"
+    finished = "of the finished model"
+    means = (folder / DRAWS).is_file()
     shown = "".join(
         [_figure(folder / "real.png", "real data", "held-out")]
-        + [_figure(folder / PICTURE, "samples", "of the finished model")]
+        + [_figure(folder / PICTURE, "samples", f"{finished}, {MEANS}" if means else finished)]
+        + [_figure(folder / DRAWS, "draws of p(x)", f"{finished}, of the same seed")]
         + [_figure(folder / REBUILT, "reconstructions", ABOVE)]
         + [_figure(path, words, told) for path, words in chosen]
     )
@@ -257,7 +263,8 @@ def _pictures(
     for name, folder in folders.items():
         family = shelf.find(name).family
         words = f"{family}, {_parameters(cards[name], judged[name]):,} parameters"
-        figures.append(_figure(folder / PICTURE, name, words))
+        told = f"{words}; {MEANS}" if (folder / DRAWS).is_file() else words
+        figures.append(_figure(folder / PICTURE, name, told))
         figures.append(_figure(folder / REBUILT, name, f"{words}; no samples: {ABOVE}"))
     shown = "".join(figure for figure in figures if figure)
     return f"<h2>Real data and samples</h2><div class=cards>{shown}</div>" if shown else ""

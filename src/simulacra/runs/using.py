@@ -10,29 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Decoder, Density, Encoder, Predictor, Scorer
+from simulacra.contract import Decoder, Density, Encoder, MeanSampler, Predictor, Scorer
 from simulacra.games import Batch
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Column, Labels, Table
+from simulacra.spaces import Column, Images, Labels, Series, Table
 
 CHUNK = 256
 
 
 def sample_in_chunks(
-    model: Any, count: int, generator: torch.Generator, condition: Tensor | None = None
+    model: Any,
+    count: int,
+    generator: torch.Generator,
+    condition: Tensor | None = None,
+    *,
+    mean: bool = False,
 ) -> Tensor:
-    """``count`` samples, drawn so many at a time that memory stays small.
+    """``count`` samples, drawn so many at a time that memory stays small; ``mean``: their means.
 
     The chunks' size is fixed, so the first samples are the same whatever the count.
     """
-    parts = []
+    draw, parts = model.sample_mean if mean else model.sample, []
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)
         given = None if condition is None else condition[start : start + size]
         with torch.no_grad():
-            parts.append(model.sample(size, condition=given, generator=generator).cpu())
+            parts.append(draw(size, condition=given, generator=generator).cpu())
     return torch.cat(parts)
+
+
+def looks_better_as_means(model: Any) -> bool:
+    """Whether pictures of samples show their means: dimensions drawn each by itself are grain in an
+    image, and hiss in a sound, while points of the plane are drawn to be seen scattered."""
+    return isinstance(model, MeanSampler) and isinstance(model.space, Images | Series)  # type: ignore[attr-defined]
 
 
 def in_chunks(method: Callable[..., Tensor], model: Any, batch: Batch) -> Tensor:

@@ -36,6 +36,7 @@ from simulacra.contract import (
     Density,
     Diagnosable,
     Encoder,
+    MeanSampler,
     Sampler,
     Scorer,
 )
@@ -113,7 +114,15 @@ class _Descended:
 
 
 class LadderVAE(
-    VariationalAutoencoder, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable
+    VariationalAutoencoder,
+    Sampler,
+    MeanSampler,
+    Density,
+    Encoder,
+    Decoder,
+    Completer,
+    Scorer,
+    Diagnosable,
 ):
     """An encoder up, a generator down, and posteriors on its way."""
 

@@ -39,6 +39,7 @@ from simulacra.contract import (
     Density,
     Diagnosable,
     Encoder,
+    MeanSampler,
     Sampler,
     Scorer,
 )
@@ -82,7 +83,15 @@ class Config:
 
 
 class VAE(
-    VariationalAutoencoder, Sampler, Density, Encoder, Decoder, Completer, Scorer, Diagnosable
+    VariationalAutoencoder,
+    Sampler,
+    MeanSampler,
+    Density,
+    Encoder,
+    Decoder,
+    Completer,
+    Scorer,
+    Diagnosable,
 ):
     """Encoder, decoder and a likelihood head over a standard normal latent variable."""
 

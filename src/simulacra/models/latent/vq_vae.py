@@ -38,6 +38,7 @@ from simulacra.contract import (
     Diagnosable,
     Encoder,
     Kind,
+    MeanSampler,
     Sampler,
     Scorer,
 )
@@ -150,7 +151,7 @@ class _Frequencies(nn.Module, Sampler, Density):
         return Game([Stage([Descent((player,), self.negative_log_likelihood)])])
 
 
-class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
+class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, Diagnosable):
     """Strided convolutions around a quantiser, a likelihood head, and a prior over the codes."""
 
     spaces: ClassVar = (Images, Tokens, Series)
@@ -259,11 +260,25 @@ class VQVAE(nn.Module, Sampler, Density, Encoder, Decoder, Scorer, Diagnosable):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        codes = self.prior.sample(num_samples, condition=condition, generator=generator)
-        noise = row_noise(num_samples, generator, self._weight.device)
-        return self.head.draw(
-            self._decoded(codes.reshape(num_samples, self.code_space.length)), noise
-        )
+        raw = self._imagined(num_samples, condition, generator)
+        return self.head.draw(raw, row_noise(num_samples, generator, self._weight.device))
+
+    @torch.no_grad()
+    def sample_mean(
+        self,
+        num_samples: int,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.head.mode(self._imagined(num_samples, condition, generator))
+
+    def _imagined(
+        self, rows: int, condition: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """The head's numbers for codes that the prior draws."""
+        codes = self.prior.sample(rows, condition=condition, generator=generator)
+        return self._decoded(codes.reshape(rows, self.code_space.length))
 
     def log_prob(
         self,
