@@ -260,8 +260,7 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        raw = self._imagined(num_samples, condition, generator)
-        return self.head.draw(raw, row_noise(num_samples, generator, self._weight.device))
+        return self.head.draw(*self._imagined(num_samples, condition, generator))
 
     @torch.no_grad()
     def sample_mean(
@@ -271,14 +270,18 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return self.head.mode(self._imagined(num_samples, condition, generator))
+        raw, _ = self._imagined(num_samples, condition, generator)
+        return self.head.mode(raw)
 
     def _imagined(
         self, rows: int, condition: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        """The head's numbers for codes that the prior draws."""
+    ) -> tuple[Tensor, Noise]:
+        """The head's numbers for codes that the prior draws, and the noise of the draw.
+
+        Means take the noise from ``generator`` too, so that the codes of a next chunk are the same."""
         codes = self.prior.sample(rows, condition=condition, generator=generator)
-        return self._decoded(codes.reshape(rows, self.code_space.length))
+        noise = row_noise(rows, generator, self._weight.device)
+        return self._decoded(codes.reshape(rows, self.code_space.length)), noise
 
     def log_prob(
         self,
