@@ -17,9 +17,9 @@ finds (Lloyd-Max).
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -217,11 +217,16 @@ def coders(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print one JSON object."""
-    if sys.argv[1:] == ["speed"]:
-        print(json.dumps(speed(), indent=2))
-        return
-    folders = [Path(one) for one in sys.argv[2:]]
-    told = {"runs": [codes_of_run(one) for one in folders], "coders": coders(folders[0])}
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    kinds = parser.add_subparsers(dest="what", required=True)
+    kinds.add_parser("speed", help="Vectors a second, ours beside the peer's.")
+    worth = kinds.add_parser("codes", help="What the codes of runs are worth.")
+    worth.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    given = parser.parse_args()
+    if given.what == "speed":
+        told: dict[str, Any] = speed()
+    else:
+        told = {"runs": [codes_of_run(one) for one in given.runs], "coders": coders(given.runs[0])}
     print(json.dumps(told, indent=2))
 
 
