@@ -279,30 +279,27 @@ class Run:
         held_out = self.data.valid.first(shown)
         with self.play.averaged(), torch.no_grad():
             if drawn:
-                stream = torch.Generator().manual_seed(0)
-                x = self.model.sample(shown, generator=stream).cpu()
+                x = seen = self.model.sample(
+                    shown, generator=torch.Generator().manual_seed(0)
+                ).cpu()
+                if looks_better_as_means(self.model):
+                    seen = self.model.sample_mean(
+                        shown, generator=torch.Generator().manual_seed(0)
+                    ).cpu()
             elif self.folder is not None and has_picture(space):
-                x = rebuilt(self.model, held_out)
+                seen = rebuilt(self.model, held_out)
             else:
                 return
         if drawn:
             some = slice(PICTURED)
             round_, share = self.play.clock.rounds, self._share()
             self._heard(self.flight.samples(x[some], held_out.x[some], round_, share))
-            if looks_better_as_means(self.model):
-                x = self._means(shown)
         elif isinstance(space, Images):
-            x = beside(held_out.x, x, columns=COLUMNS)
+            seen = beside(held_out.x, seen, columns=COLUMNS)
         if self.folder is not None and has_picture(space):
             name = f"round-{self.play.clock.rounds:09d}.png"
-            content = png(picture(x, space, held_out.x, columns=COLUMNS))
+            content = png(picture(seen, space, held_out.x, columns=COLUMNS))
             write_bytes(self.folder / "pictures" / name, content)
-
-    def _means(self, count: int) -> Tensor:
-        model: Any = self.model
-        with self.play.averaged(), torch.no_grad():
-            means: Tensor = model.sample_mean(count, generator=torch.Generator().manual_seed(0))
-        return means.cpu()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, plain = self.play.state()

@@ -118,9 +118,12 @@ def write_run_report(
     warned = "".join(f"<li>{_text(one)}</li>" for one in numbers["warnings"])
     pictures = sorted((folder / "pictures").glob("round-*.png"))
     chosen = [(path, f"round {int(path.stem.removeprefix('round-')):,}") for path in pictures]
-    told = ABOVE if (folder / REBUILT).is_file() else "from fixed seeds"
-    finished = "of the finished model"
+    finished, told = "of the finished model", "from fixed seeds"
     means = (folder / DRAWS).is_file()
+    if means:
+        told = f"means of p(x|z), {told}"
+    if (folder / REBUILT).is_file():
+        told = ABOVE
     shown = "".join(
         [_figure(folder / "real.png", "real data", "held-out")]
         + [_figure(folder / PICTURE, "samples", f"{finished}, {MEANS}" if means else finished)]
