@@ -67,9 +67,9 @@ class MeanSampler(ABC):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Shaped[Tensor, "num_samples *shape"]:
-        """The middle of p(x|z), an element of the space, for the codes z that ``sample`` draws from the
-        same seed: what papers show of their autoencoders. No draw of p(x), so nothing that its
-        likelihood speaks of."""
+        """The element nearest to the mean of p(x|z), for the codes z that ``sample`` draws from the same
+        seed: what papers show of their autoencoders. Categories and tokens, which have no mean, are the
+        most likely ones. No draw of p(x), so nothing that its likelihood speaks of."""
 
 
 class Gradual(ABC):

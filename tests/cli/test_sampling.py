@@ -105,7 +105,8 @@ def test_means_are_what_samples_scatter_about(name, tmp_path):
     with torch.no_grad():
         model.head.log_scale.fill_(-7)
     shelf.save_pretrained(model, tmp_path / "run", card={})
-    assert abs(written() - means).max() <= 1
+    # A likelihood as narrow as a level: the codes of all chunks are those of the samples.
+    assert abs(written() - written(mean=True)).max() <= 1
 
 
 def test_means_are_refused_where_there_are_none(run, tmp_path):

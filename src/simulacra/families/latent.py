@@ -113,7 +113,7 @@ class VariationalAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
-        return self.head.mode(self._imagined(condition, noise))
+        return self.head.mean(self._imagined(condition, noise))
 
     def _imagined(self, condition: Tensor | None, noise: Noise) -> Tensor:
         """The head's raw numbers for codes drawn from the prior, a row each row of ``noise``."""

@@ -1,7 +1,7 @@
 """Likelihood heads: from a network's raw output to p(x | …), for every kind of space.
 
 A head says how many numbers a network has to give for each datum, evaluates the log-density of
-elements under them, draws elements, and gives the most likely one.
+elements under them, draws elements, and gives the most likely one and the mean.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from simulacra.probability.distributions import (
     categorical_log_prob,
     discretised_logistic_draw,
     discretised_logistic_log_prob,
+    discretised_logistic_mean,
     gaussian_log_prob,
 )
 from simulacra.probability.noise import Noise
@@ -85,6 +86,18 @@ class ImageHead(nn.Module):
         else:
             best = ((raw[:, 0] + 1) * ((self.space.levels - 1) / 2)).round()
         return best.clamp(0, self.space.levels - 1).to(self.space.dtype)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """The element nearest to the mean."""
+        raw, levels = self._split(raw), self.space.levels
+        if self.kind == "bernoulli":
+            mean = torch.sigmoid(raw[:, 0])
+        elif self.kind == "categorical":
+            values = torch.arange(levels, dtype=raw.dtype, device=raw.device)
+            mean = torch.einsum("nl...,l->n...", raw.softmax(1), values)
+        else:
+            mean = discretised_logistic_mean(raw[:, 0], self.log_scale.clamp(min=-7), levels)
+        return mean.round().clamp(0, levels - 1).to(self.space.dtype)
 
     def _split(self, raw: Tensor) -> Tensor:
         return raw.reshape(len(raw), self.per_value, *self.space.shape)
@@ -168,6 +181,10 @@ class ColumnHead(nn.Module):
             best[:, self.real] = best[:, self.real].masked_fill(gone, torch.nan)
         return best.to(self.space.dtype)
 
+    def mean(self, raw: Tensor) -> Tensor:
+        """The mean of real columns; categories have none, and give their most likely value."""
+        return self.mode(raw)
+
     def read(self, x: Tensor) -> Tensor:
         """Columns as a network reads them, shape (n, reads): real ones shifted and scaled, what is
         missing as 0; for each column that may be missing whether it is; categories as zeros and a one."""
@@ -235,6 +252,10 @@ class SequenceHead(nn.Module):
         """The most likely element."""
         return raw.argmax(1).to(self.space.dtype)
 
+    def mean(self, raw: Tensor) -> Tensor:
+        """Tokens have no mean, and give the most likely one."""
+        return self.mode(raw)
+
 
 class SignalHead(nn.Module):
     """Independent Gaussian samples of a signal: a mean for each, (n, C, length), and learned deviations.
@@ -269,6 +290,10 @@ class SignalHead(nn.Module):
 
     def mode(self, raw: Tensor) -> Tensor:
         """The most likely element."""
+        return self._back(raw)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """A Gaussian's mean, which is its mode."""
         return self._back(raw)
 
     def _log_scale(self) -> Tensor:

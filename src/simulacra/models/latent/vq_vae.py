@@ -271,7 +271,7 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
         generator: torch.Generator | None = None,
     ) -> Tensor:
         raw, _ = self._imagined(num_samples, condition, generator)
-        return self.head.mode(raw)
+        return self.head.mean(raw)
 
     def _imagined(
         self, rows: int, condition: Tensor | None, generator: torch.Generator | None
