@@ -123,9 +123,9 @@ class VariationalAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The most likely element given a code."""
+        """The element nearest to the mean given a code; of categories the most likely."""
         extra = self._one_hot(condition, len(code))
-        return self.head.mode(self._decoded(as_device(code, self), extra))
+        return self.head.mean(self._decoded(as_device(code, self), extra))
 
     @torch.no_grad()
     def complete(

@@ -71,6 +71,22 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """softmax(q k' / sqrt(d)) v over (batch, heads, length, d), the type that of ``query``.
+
+    With gradients a processor is asked in float32: its kernel for those of bfloat16 takes six times as
+    long at 50 entries and still half as long again at 800.
+    """
+    slow = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+    if not slow:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    own, wide = query.dtype, torch.promote_types(query.dtype, torch.float32)
+    query, key, value = query.to(wide), key.to(wide), value.to(wide)
+    with torch.autocast("cpu", enabled=False):
+        found = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    return found.to(own)
+
+
 class AttentionLayer(nn.Module):
     """One layer on (batch, length, width); how its queries meet keys is the caller's business."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.attention import attended
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
 from simulacra.spaces import Images
@@ -49,7 +50,7 @@ class DiTBlock(nn.Module):
     def _attended(self, h: Tensor) -> Tensor:
         parts = self.read(h).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        found = functional.scaled_dot_product_attention(query, key, value)
+        found = attended(query, key, value)
         written: Tensor = self.write(found.transpose(1, 2).flatten(2))
         return written
 

@@ -1,7 +1,7 @@
 """Likelihood heads: from a network's raw output to p(x | …), for every kind of space.
 
 A head says how many numbers a network has to give for each datum, evaluates the log-density of
-elements under them, draws elements, and gives the most likely one and the mean.
+elements under them, draws elements, and gives the element nearest to the mean.
 """
 
 from __future__ import annotations
@@ -75,17 +75,6 @@ class ImageHead(nn.Module):
             scale, levels = self.log_scale.clamp(min=-7), self.space.levels
             drawn = discretised_logistic_draw(raw[:, 0], scale, uniform, levels)
         return drawn.to(self.space.dtype)
-
-    def mode(self, raw: Tensor) -> Tensor:
-        """The most likely element."""
-        raw = self._split(raw)
-        if self.kind == "bernoulli":
-            best = (raw[:, 0] > 0).long()
-        elif self.kind == "categorical":
-            best = raw.argmax(1)
-        else:
-            best = ((raw[:, 0] + 1) * ((self.space.levels - 1) / 2)).round()
-        return best.clamp(0, self.space.levels - 1).to(self.space.dtype)
 
     def mean(self, raw: Tensor) -> Tensor:
         """The element nearest to the mean."""
@@ -169,8 +158,8 @@ class ColumnHead(nn.Module):
             )
         return drawn.to(self.space.dtype)
 
-    def mode(self, raw: Tensor) -> Tensor:
-        """The most likely element."""
+    def mean(self, raw: Tensor) -> Tensor:
+        """The mean of real columns, and the most likely value of categories, which have none."""
         best = self._empty(raw)
         for index, part in enumerate(raw.split(self.sizes, dim=1)):
             if self.levels[index]:
@@ -180,10 +169,6 @@ class ColumnHead(nn.Module):
             gone = (self._missing(raw) > 0) & self.may_miss[self.real]
             best[:, self.real] = best[:, self.real].masked_fill(gone, torch.nan)
         return best.to(self.space.dtype)
-
-    def mean(self, raw: Tensor) -> Tensor:
-        """The mean of real columns; categories have none, and give their most likely value."""
-        return self.mode(raw)
 
     def read(self, x: Tensor) -> Tensor:
         """Columns as a network reads them, shape (n, reads): real ones shifted and scaled, what is
@@ -248,13 +233,9 @@ class SequenceHead(nn.Module):
         uniform = noise.uniform(self.space.length)
         return categorical_draw(raw.movedim(1, -1), uniform).to(self.space.dtype)
 
-    def mode(self, raw: Tensor) -> Tensor:
-        """The most likely element."""
-        return raw.argmax(1).to(self.space.dtype)
-
     def mean(self, raw: Tensor) -> Tensor:
         """Tokens have no mean, and give the most likely one."""
-        return self.mode(raw)
+        return raw.argmax(1).to(self.space.dtype)
 
 
 class SignalHead(nn.Module):
@@ -288,12 +269,8 @@ class SignalHead(nn.Module):
         """An element of the space for each row."""
         return self._back(raw + self._log_scale().exp() * noise.normal(*self.space.shape))
 
-    def mode(self, raw: Tensor) -> Tensor:
-        """The most likely element."""
-        return self._back(raw)
-
     def mean(self, raw: Tensor) -> Tensor:
-        """A Gaussian's mean, which is its mode."""
+        """The mean of a signal."""
         return self._back(raw)
 
     def _log_scale(self) -> Tensor:

@@ -22,6 +22,19 @@ def sides(space: Images, smallest: int = 4) -> list[tuple[int, int]]:
     return found
 
 
+def _widths(sizes: list[tuple[int, int]], channels: int) -> list[int]:
+    """The channels of every size: ``channels`` where a smaller side first is at most 32, twice as many
+    at each of the next two sizes, and half as many, 8 at least, at each larger one.
+
+    A level of a large image then costs as much as one of a small image, instead of four times as much for
+    each doubling of the sides; what its pixels say is mostly the same as what their neighbours say.
+    """
+    first = next(level for level, size in enumerate(sizes) if min(size) <= 32)
+    least = min(channels, 8)
+    steps = [min(level - first, 2) for level in range(len(sizes))]
+    return [channels << step if step >= 0 else max(least, channels >> -step) for step in steps]
+
+
 class Residual(nn.Module):
     """x + conv(act(conv(norm(x)))), the norm over channels; ``kernel`` has odd sides."""
 
@@ -47,7 +60,7 @@ class PyramidEncoder(nn.Module):
     def __init__(self, space: Images, channels: int, extra: int, outputs: int) -> None:
         super().__init__()
         sizes = sides(space)
-        widths = [channels * min(2**level, 4) for level in range(len(sizes))]
+        widths = _widths(sizes, channels)
         parts: list[nn.Module] = [nn.Conv2d(space.channels + extra, widths[0], 3, padding=1)]
         for width, following in itertools.pairwise(widths):
             parts += [Residual(width), nn.Conv2d(width, following, 3, stride=2, padding=1)]
@@ -70,7 +83,7 @@ class PyramidDecoder(nn.Module):
     def __init__(self, space: Images, channels: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.sizes = sides(space)[::-1]
-        widths = [channels * min(2**level, 4) for level in range(len(self.sizes))][::-1]
+        widths = _widths(self.sizes[::-1], channels)[::-1]
         self.start = nn.Linear(inputs, widths[0] * self.sizes[0][0] * self.sizes[0][1])
         self.first = widths[0]
         self.bodies = nn.ModuleList(Residual(width) for width in widths)

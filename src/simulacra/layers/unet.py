@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.attention import attended
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
 from simulacra.layers.normalisation import ChannelNorm
@@ -79,7 +80,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         query, key, value = self.read(flat).unsqueeze(1).chunk(3, dim=-1)
-        seen = functional.scaled_dot_product_attention(query, key, value).squeeze(1)
+        seen = attended(query, key, value).squeeze(1)
         change = self.write(seen).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         out: Tensor = x + change
         return out

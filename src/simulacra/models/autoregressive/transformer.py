@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Factorised, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.attention import AttentionLayer, Places, grid, turned
+from simulacra.layers.attention import AttentionLayer, Places, attended, grid, turned
 from simulacra.layers.front_door import as_device, drawn_labels
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import categorical_draw, categorical_log_prob
@@ -70,7 +70,7 @@ class _Memory:
         self.values[:, :, here] = value
         query = turned(query, self.places.query[:, here])
         keys, values = self.keys[:, :, : step + 1], self.values[:, :, : step + 1]
-        return functional.scaled_dot_product_attention(query, keys, values)
+        return attended(query, keys, values)
 
 
 class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
@@ -175,7 +175,7 @@ class Transformer(nn.Module, Sampler, Density, Factorised, Completer):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key = turned(query, self.places.query), turned(key, self.places.key)
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return attended(query, key, value, causal=True)
 
     def _first(self, condition: Tensor | None, rows: int) -> Tensor:
         """What the first entry reads, (rows, 1, width): the class, or the start vector."""

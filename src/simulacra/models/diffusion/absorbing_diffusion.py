@@ -25,11 +25,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from simulacra.contract import Completer, Density, Kind, Sampler
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.attention import AttentionLayer, Places, grid, turned
+from simulacra.layers.attention import AttentionLayer, Places, attended, grid, turned
 from simulacra.layers.front_door import as_device, drawn_labels
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import categorical_draw, categorical_log_prob
@@ -176,7 +175,7 @@ class AbsorbingDiffusion(nn.Module, Sampler, Density, Completer):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # An entry carries its own value: queries and keys are turned by the same place.
         query, key = turned(query, self.places.query), turned(key, self.places.query)
-        return functional.scaled_dot_product_attention(query, key, value)
+        return attended(query, key, value)
 
     def _class(self, condition: Tensor | None, rows: int) -> Tensor:
         if self.condition_space is None:

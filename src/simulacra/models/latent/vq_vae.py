@@ -304,8 +304,8 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """The most likely element given the codes."""
-        return self.head.mode(self._decoded(as_device(code, self)))
+        """The element nearest to the mean given the codes; of tokens the most likely."""
+        return self.head.mean(self._decoded(as_device(code, self)))
 
     def code_vectors(self, code: Tensor) -> Tensor:
         """What codes stand for, (n, length) to (n, length, width)."""
