@@ -130,7 +130,7 @@ class Game:
     ``average``: the half-life of the weight average as a share of the examples seen (Karras et al.
     2022, their ramp-up), 0 for none. ``bf16``: whether the networks gain by bfloat16 where the
     machine has units for it. ``keep``: the weights that a run ends with, the best by held-out
-    log-likelihood or the last ones.
+    log-likelihood (by the held-out anomaly score of a model that has none) or the last ones.
     """
 
     stages: Sequence[Stage]

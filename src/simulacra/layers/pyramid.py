@@ -22,14 +22,18 @@ def sides(space: Images, smallest: int = 4) -> list[tuple[int, int]]:
     return found
 
 
-def _widths(sizes: list[tuple[int, int]], channels: int) -> list[int]:
-    """The channels of every size: ``channels`` where a smaller side first is at most 32, twice as many
-    at each of the next two sizes, and half as many, 8 at least, at each larger one.
+FULL = 32
+"""The smaller side up to which a size has residual layers and all its channels."""
 
-    A level of a large image then costs as much as one of a small image, instead of four times as much for
-    each doubling of the sides; what its pixels say is mostly the same as what their neighbours say.
+
+def _widths(sizes: list[tuple[int, int]], channels: int) -> list[int]:
+    """The channels of every size: ``channels`` where the smaller side first is at most ``FULL``, twice
+    as many at each of the next two sizes, and half as many, 8 at least, at each larger one.
+
+    A size of a large image then costs no more than one of a small image, instead of four times as much
+    for each doubling of the sides; most of what a pixel says its neighbours say too.
     """
-    first = next(level for level, size in enumerate(sizes) if min(size) <= 32)
+    first = next(level for level, size in enumerate(sizes) if min(size) <= FULL)
     least = min(channels, 8)
     steps = [min(level - first, 2) for level in range(len(sizes))]
     return [channels << step if step >= 0 else max(least, channels >> -step) for step in steps]
@@ -54,6 +58,11 @@ class Residual(nn.Module):
         return out
 
 
+def _body(size: tuple[int, int], width: int) -> nn.Module:
+    """What a size does beside its convolution to the next: little where its pixels are many."""
+    return Residual(width) if min(size) <= FULL else nn.SiLU()
+
+
 class PyramidEncoder(nn.Module):
     """Images in [-1, 1], (n, C, H, W), and optional extra features to (n, outputs)."""
 
@@ -62,8 +71,8 @@ class PyramidEncoder(nn.Module):
         sizes = sides(space)
         widths = _widths(sizes, channels)
         parts: list[nn.Module] = [nn.Conv2d(space.channels + extra, widths[0], 3, padding=1)]
-        for width, following in itertools.pairwise(widths):
-            parts += [Residual(width), nn.Conv2d(width, following, 3, stride=2, padding=1)]
+        for size, (width, following) in zip(sizes, itertools.pairwise(widths), strict=False):
+            parts += [_body(size, width), nn.Conv2d(width, following, 3, stride=2, padding=1)]
         self.body = nn.Sequential(*parts, Residual(widths[-1]), nn.SiLU())
         self.out = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
         channels_last(self)
@@ -86,11 +95,13 @@ class PyramidDecoder(nn.Module):
         widths = _widths(self.sizes[::-1], channels)[::-1]
         self.start = nn.Linear(inputs, widths[0] * self.sizes[0][0] * self.sizes[0][1])
         self.first = widths[0]
-        self.bodies = nn.ModuleList(Residual(width) for width in widths)
+        self.bodies = nn.ModuleList(map(_body, self.sizes, widths))
         self.between = nn.ModuleList(
             nn.Conv2d(width, following, 3, padding=1)
             for width, following in itertools.pairwise(widths)
         )
+        # A large size ends in its own activation.
+        self.last = nn.SiLU() if min(self.sizes[-1]) <= FULL else nn.Identity()
         self.out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
         channels_last(self)
 
@@ -102,5 +113,5 @@ class PyramidDecoder(nn.Module):
             if index < len(self.between):
                 x = functional.interpolate(x, size=self.sizes[index + 1], mode="nearest")
                 x = self.between[index](x)
-        out: Tensor = self.out(functional.silu(x))
+        out: Tensor = self.out(self.last(x))
         return out

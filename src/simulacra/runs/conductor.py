@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simulacra import shelf
-from simulacra.contract import Density, Diagnosable, Kind, Sampler
+from simulacra.contract import Density, Diagnosable, Kind, Sampler, Scorer
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.data.open import require_enough
 from simulacra.files import write_bytes
@@ -57,7 +57,7 @@ WATCHED = 2000
 
 @dataclass
 class _Best:
-    """The best weights so far by held-out log-likelihood, and for how many measures they stood."""
+    """The best weights so far by a measure on held-out data, and for how many measures they stood."""
 
     value: float | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -111,6 +111,8 @@ class Run:
         self.warnings: list[str] = []
         self.ledger = Ledger(None)
         self.flight = FlightRecorder(data.space, data.train.first(WATCHED).x)
+        if recipe.patience and not _is_measured(model, game):
+            self._warn(f"patience has no effect: {recipe.model} has no held-out measure to stop by")
         if recipe.compile:
             for part in model.children():
                 part.compile()
@@ -132,7 +134,7 @@ class Run:
         tensors, plain = found
         self.play.load_state(tensors, plain)
         self.seconds = float(plain["seconds"])
-        self.warnings = [*plain["warnings"], *self.warnings]
+        self.warnings = list(dict.fromkeys([*plain["warnings"], *self.warnings]))
         kept = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         self.best = _Best(plain["best"], kept, plain["age"])
         self.flight.load_state(plain.get("flight", {}))
@@ -254,19 +256,27 @@ class Run:
         self._heard(self.flight.diagnoses(told, self.play.clock.rounds, self._share()))
 
     def _measure(self) -> None:
-        # A likelihood whose constant moves with the weights says nothing of progress.
-        if not isinstance(self.model, Density) or self.model.kind is Kind.UNNORMALISED:
+        """Log-likelihood of held-out data; of a model without one that keeps its best weights, its score.
+
+        A likelihood whose constant moves with the weights says nothing of progress.
+        """
+        model: Any = self.model
+        if not _is_measured(model, self.game):
             return
         held_out = self.data.valid.first(MEASURED)
-        condition = held_out.condition if self.conditional else None
-        model: Any = self.model
+        x, condition = held_out.x.to(self.device), held_out.condition if self.conditional else None
         with self.play.averaged(), torch.no_grad():
-            log_prob = _in_chunks(model, held_out.x.to(self.device), condition)
-            value = float(log_prob.double().mean())
+            if isinstance(self.model, Density):
+                value = float(_in_chunks(model, x, condition).double().mean())
+            else:
+                value = -float(model.anomaly_score(x).double().mean())
             if math.isfinite(value):
                 self.best.see(value, model)
-        bits = float(bits_per_dimension(torch.tensor(value), self.data.space))
-        self._add_line({"held-out bits/dim": bits})
+        if isinstance(self.model, Density):
+            bits = float(bits_per_dimension(torch.tensor(value), self.data.space))
+            self._add_line({"held-out bits/dim": bits})
+        else:
+            self._add_line({f"held-out {model.score_source}": -value})
 
     def _picture(self) -> None:
         """Samples from fixed seeds, and a look at each of them; of a model that draws none, what comes
@@ -347,7 +357,7 @@ class Run:
             "training_seconds": round(self.seconds, 3),
             "peak_memory_mib": round(peak_memory_mib(), 1),
             "precision": "bf16" if self.bf16 else "fp32",
-            "held_out_nats": self.best.value,
+            "held_out_nats": self.best.value if isinstance(self.model, Density) else None,
             "warnings": self.warnings,
         }
 
@@ -362,6 +372,13 @@ class Run:
                 "machine": describe_machine(self.device),
             }
             shelf.save_pretrained(self.model, self.folder, card=card)
+
+
+def _is_measured(model: object, game: Game) -> bool:
+    """Whether a number on held-out data says which of a run's weights are the best."""
+    if isinstance(model, Density):
+        return model.kind is not Kind.UNNORMALISED
+    return isinstance(model, Scorer) and game.keep == "best"
 
 
 def _in_chunks(model: Any, x: Tensor, condition: Tensor | None, size: int = 256) -> Tensor:

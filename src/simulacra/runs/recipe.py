@@ -25,7 +25,7 @@ class Recipe:
 
     ``settings`` override the model's recommended config, ``optimiser`` the optimisers of all its
     players. ``patience``: stop after so many measures on held-out data without a better one, 0 for
-    never; the best weights by held-out log-likelihood are kept in any case. ``label`` is the column of a
+    never; the best weights by that measure are kept in any case. ``label`` is the column of a
     table that holds the labels.
     """
 

@@ -268,7 +268,7 @@ class Autoencoder(nn.Module, Encoder, Decoder, Scorer, Diagnosable):
             look = Rewrite("standardise", self.standardise, sweep=True)
             stages.insert(0, Stage([look], rounds=1))
         wide = config.network == "convolutional" or max(config.hidden, default=0) >= 256
-        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide, keep="last")
+        return Game(stages, batch_size=config.batch_size, average=0.05, bf16=wide)
 
 
 def _require_sense(config: Config, space: Space) -> None:

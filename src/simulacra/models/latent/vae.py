@@ -148,6 +148,16 @@ class VAE(
             if few:
                 return Config(latent=16, hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
             return Config(latent=40, hidden=500, batch_size=200)
+        if few:
+            # With more codes than a few hundred images can fill, draws of the prior decode to none.
+            return Config(
+                network="convolutional",
+                latent=16,
+                hidden=32,
+                batch_size=16,
+                learning_rate=2e-3,
+                weight_decay=0.05,
+            )
         return Config(network="convolutional", latent=64, hidden=32, batch_size=64)
 
     @classmethod
