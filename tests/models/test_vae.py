@@ -268,3 +268,11 @@ def test_free_bits_leave_small_divergences_alone():
         losses.append(loss.value.item() * 4)
         divergence = loss.numbers["divergence (nats)"].item()
     assert losses[1] - losses[0] == pytest.approx(200 - divergence, rel=1e-4)
+
+
+def test_few_images_get_few_codes():
+    space = Images(3, 32, 32, levels=256)
+    few, some, many = (VAE.recommend(space, count) for count in (320, 3500, 60_000))
+    assert few.latent < some.latent < many.latent
+    assert few.batch_size < some.batch_size < many.batch_size
+    assert {one.network for one in (few, some, many)} == {"convolutional"}

@@ -27,7 +27,7 @@ instead of a fixed one).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -148,17 +148,14 @@ class VAE(
             if few:
                 return Config(latent=16, hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
             return Config(latent=40, hidden=500, batch_size=200)
-        if few:
-            # With more codes than a few hundred images can fill, draws of the prior decode to none.
-            return Config(
-                network="convolutional",
-                latent=16,
-                hidden=32,
-                batch_size=16,
-                learning_rate=2e-3,
-                weight_decay=0.05,
-            )
-        return Config(network="convolutional", latent=64, hidden=32, batch_size=64)
+        # Draws of the prior decode to nothing known where there are more codes than the data fill; and
+        # without a warm-up a wide divergence in the first rounds can close all codes for good.
+        wide = Config(network="convolutional", latent=64, hidden=32, batch_size=64, warm_up=0.1)
+        if not few:
+            return wide
+        if num_examples < 1000:
+            return replace(wide, latent=16, batch_size=16, learning_rate=2e-3, weight_decay=0.05)
+        return replace(wide, latent=32, batch_size=32, weight_decay=0.05)
 
     @classmethod
     def toy(cls) -> VAE:
