@@ -123,10 +123,20 @@ class Images(Space):
 
 @dataclass(frozen=True)
 class Tokens(Space):
-    """Sequences of ``length`` integers 0..vocabulary-1."""
+    """Sequences of ``length`` integers 0..vocabulary-1.
+
+    ``alphabet``: of text, the character that each of them stands for; ``utf8``: they are its bytes.
+    """
 
     length: int
     vocabulary: int
+    alphabet: str = ""
+    utf8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alphabet and len(self.alphabet) != self.vocabulary:
+            reason = f"an alphabet of {len(self.alphabet)} for {self.vocabulary} tokens"
+            raise Refusal("CFG-230", reason, way_out="give one character for each token")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,6 +157,10 @@ class Tokens(Space):
         return _integers_within(x, self.vocabulary)
 
     def __str__(self) -> str:
+        if self.alphabet:
+            return f"texts of {self.length} characters from {shown(self.alphabet)}"
+        if self.utf8:
+            return f"texts of {self.length} bytes in UTF-8"
         return f"sequences of {self.length} tokens 0..{self.vocabulary - 1}"
 
 

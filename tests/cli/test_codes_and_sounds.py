@@ -1,6 +1,7 @@
 """A VQ-VAE from the command line: sounds that can be heard, texts, and settings of the prior."""
 
 import json
+import re
 import wave
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_a_text_becomes_codes(tmp_path):
     folder = tmp_path / "run"
     where = tmp_path / "text.txt"
     run("train", "vq-vae", where, "--size", 20, "--budget", "8steps", "--out", folder, *SMALL)
+    # Samples are read as what they are; numbers for those who want them.
     run("sample", folder, "--num-samples", 2)
-    assert np.load(folder / "samples-0.npy").shape == (2, 20)
+    zero, one = re.fullmatch(
+        r"\[0\]\n(.{20})\n\n\[1\]\n(.{20})\n", (folder / "samples-0.txt").read_text()
+    ).groups()
+    assert set(zero + one) <= set("the quick brown fox jumps over the lazy dog. ")
+    run("sample", folder, "--num-samples", 2, "--out", tmp_path / "a.npy")
+    assert np.load(tmp_path / "a.npy").shape == (2, 20)
+    with pytest.raises(Refusal, match="cannot hold texts of 20 characters") as refusal:
+        run("sample", folder, "--out", tmp_path / "a.png")
+    assert refusal.value.way_out == "give --out a name that ends in .txt or .npy"
     run("reconstruct", folder, "--count", 2)
+    assert (folder / "reconstructions.txt").read_text().count("[") == 4
+    (tmp_path / "other.txt").write_text("THE QUICK BROWN FOX. " * 10)
+    with pytest.raises(Refusal, match="which the run has never seen"):
+        run("score", folder, tmp_path / "other.txt")
+    run("evaluate", folder, "--num-samples", 20)
+    page = (folder / "report.html").read_text()
+    # The data, samples, and what came back.
+    assert page.count("<pre>[0]") == 3

@@ -12,7 +12,7 @@ from simulacra.data import raw as raw_module
 from simulacra.data.arrays import read_array, read_idx
 from simulacra.data.open import open_data
 from simulacra.data.tables import read_table
-from simulacra.data.text import read_text
+from simulacra.data.text import read_text, texts
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Series, Table, Tokens, Vectors
 
@@ -200,9 +200,8 @@ def test_text_is_cut_into_pieces_in_order(tmp_path):
     text = "the quick brown fox jumps over the lazy dog. " * 40
     (tmp_path / "a.txt").write_text(text)
     raw = read_text(tmp_path / "a.txt", length=10)
-    alphabet = raw.source["alphabet"]
-    assert raw.space == Tokens(10, len(set(text)))
-    assert "".join(alphabet[code] for code in raw.rows.flatten().tolist()) == text
+    assert raw.space == Tokens(10, len(set(text)), "".join(sorted(set(text))))
+    assert "".join(texts(raw.rows, raw.space)) == text
     data = open_data(tmp_path / "a.txt", size=10)
     assert max(data.train.index) < min(data.valid.index) < min(data.test.index)
     with pytest.raises(Refusal, match="less than one piece"):
@@ -210,6 +209,32 @@ def test_text_is_cut_into_pieces_in_order(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Refusal, match="no UTF-8"):
         read_text(tmp_path / "b.txt")
+
+
+def test_another_text_is_read_with_the_letters_that_a_model_knows(tmp_path):
+    (tmp_path / "a.txt").write_text("abcd" * 100)
+    (tmp_path / "b.txt").write_text("bd" * 100)
+    (tmp_path / "c.txt").write_text("abxy" * 100)
+    space = open_data(tmp_path / "a.txt", size=8).space
+    again = open_data(tmp_path / "b.txt", like=space)
+    assert again.space == space
+    assert texts(again.test.first(1).x, space) == ["bdbdbdbd"]
+    assert open_data(tmp_path / "c.txt", size=8).space != space
+    with pytest.raises(Refusal, match="'xy', which the run has never seen"):
+        open_data(tmp_path / "c.txt", like=space)
+    with pytest.raises(Refusal, match="an alphabet of 2 for 3 tokens"):
+        Tokens(8, 3, "ab")
+
+
+def test_text_of_many_letters_is_read_and_written_as_bytes(tmp_path):
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 600)))
+    (tmp_path / "a.txt").write_text(text)
+    raw = read_text(tmp_path / "a.txt", length=9)
+    assert raw.space == Tokens(9, 256, utf8=True)
+    assert "".join(texts(raw.rows, raw.space)) == text
+    assert read_text(tmp_path / "a.txt", like=raw.space).space == raw.space
+    (tmp_path / "b.txt").write_text("plain letters " * 10)
+    assert read_text(tmp_path / "b.txt", like=raw.space).space == raw.space
 
 
 def test_what_is_not_there_or_of_no_kind(tmp_path):

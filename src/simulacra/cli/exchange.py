@@ -50,33 +50,41 @@ def behind(run: Path, model: Any, x: Any) -> Any:
 def keep(
     x: Any, space: Any, out: Path | None, default: Path, *, real: Any = None, columns: int = 8
 ) -> Path:
-    """Write elements as a picture, an array, a table or sounds, by the file's ending.
+    """Write elements as a picture, an array, a table, sounds or text, by the file's ending.
 
     Without ``out``, signals of a known rate become a folder of sounds with a picture in it.
     """
+    from simulacra.data.text import is_readable
     from simulacra.files import write_bytes
-    from simulacra.spaces import Images, Series, Table
+    from simulacra.spaces import Images, Series, Table, Tokens
 
-    audible = isinstance(space, Series) and space.rate > 0
+    audible, readable = isinstance(space, Series) and space.rate > 0, is_readable(space)
     if out is None and audible:
         return _sounds(x, space, default)
-    endings: dict[Any, str] = {Images: ".png", Table: ".csv", Series: ".wav" if audible else ".png"}
+    endings: dict[Any, str] = {
+        Images: ".png",
+        Table: ".csv",
+        Series: ".wav" if audible else ".png",
+        Tokens: ".txt" if readable else ".npy",
+    }
     ending = endings.get(type(space), ".npy")
     path = out or default.with_suffix(ending)
     content = _content(x, space, path.suffix, real, columns)
     if content is None:
-        other = ".png" if real is not None else ending
+        endings_told = dict.fromkeys((".png" if real is not None else ending, ".npy"))
         reason = f"{shown(path)} cannot hold {'codes' if space is None else space}"
-        raise Refusal("CFG-053", reason, way_out=f"give --out a name that ends in {other} or .npy")
+        way_out = f"give --out a name that ends in {' or '.join(endings_told)}"
+        raise Refusal("CFG-053", reason, way_out=way_out)
     write_bytes(path, content)
     return path
 
 
 def _content(x: Any, space: Any, ending: str, real: Any, columns: int) -> bytes | None:
     """Elements as the bytes of a file with this ending; None where it cannot hold them."""
+    from simulacra.data.text import is_readable, texts
     from simulacra.runs.pictures import has_picture, on_plane, picture, png
     from simulacra.runs.signals import one_after_another, wav
-    from simulacra.runs.using import table_lines
+    from simulacra.runs.using import numbered, table_lines
     from simulacra.spaces import Series, Table
 
     if ending == ".npy":
@@ -87,6 +95,8 @@ def _content(x: Any, space: Any, ending: str, real: Any, columns: int) -> bytes 
         return png(picture(x, space, real, columns=columns))
     if ending == ".csv" and isinstance(space, Table):
         return ("\n".join(table_lines(x, space)) + "\n").encode()
+    if ending == ".txt" and is_readable(space):
+        return numbered(texts(x, space)).encode()
     if ending == ".wav" and isinstance(space, Series) and space.rate:
         return wav(one_after_another(x, space.rate), space.rate)
     return None

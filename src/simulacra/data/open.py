@@ -36,7 +36,7 @@ def open_data(
     each pixel at every epoch. ``size``: the side of images, or the length of pieces of text and of
     windows of sound. ``skip_bad``: leave out at most so many broken data.
     ``label``: the column of a table that holds the labels. ``like``: the space of a trained model,
-    whose columns a table is read as.
+    whose columns a table is read as, and whose characters a text.
     """
     raw = read(what, size=size, skip_bad=skip_bad, label=label, like=like)
     views.require_view(view, raw)
@@ -79,7 +79,7 @@ def read(
         columns = like if isinstance(like, Table) else None
         return tables.read_table(path, label=label, like=columns, skip_bad=skip_bad)
     if text.is_text(path):
-        return text.read_text(path, length=size)
+        return text.read_text(path, length=size, like=like if text.is_readable(like) else None)
     raise Refusal(
         "DATA-008",
         f"{shown(what)} is of no kind that can be read",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from simulacra.data.raw import TEST, TRAIN, VALID, Raw, Survey, memory_limit
 from simulacra.refusals import Refusal, shown
@@ -23,28 +25,34 @@ def is_text(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def read_text(path: Path, *, length: int | None = None) -> Raw:
+def read_text(path: Path, *, length: int | None = None, like: Tokens | None = None) -> Raw:
     """Pieces of ``length`` characters (128); of more than 512 different ones, of UTF-8 bytes.
 
     The text's first nine tenths are for training, then a twentieth each for validation and test, so
-    that neighbours stay together. The alphabet, in the order of its codes, is kept in the source.
+    that neighbours stay together. ``like``: texts that a model was trained on, to read this one as.
     """
-    length = length or LENGTH
+    length = length or (like.length if like else LENGTH)
     content = _content(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"{shown(path)} is no UTF-8 text (byte {error.start})"
         raise Refusal("DATA-041", reason, way_out="save it as UTF-8") from error
-    characters = sorted(set(text))
-    if len(characters) <= MOST_CHARACTERS:
+    characters = list(like.alphabet) if like else sorted(set(text))
+    strange = sorted(set(text) - set(characters)) if like and like.alphabet else []
+    if strange:
+        reason = f"{shown(path)} has {shown(''.join(strange))}, which the run has never seen"
+        raise Refusal(
+            "DATA-044", reason, way_out="leave such characters out, or train on both texts"
+        )
+    if not (like and like.utf8) and len(characters) <= MOST_CHARACTERS:
         places = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         alphabet = np.array([ord(one) for one in characters], np.uint32)
         codes, unit = np.searchsorted(alphabet, places).astype(np.int64), "characters"
-        vocabulary, source = len(characters), {"alphabet": "".join(characters)}
+        space = Tokens(length, len(characters), "".join(characters))
     else:
         codes, unit = np.frombuffer(content, np.uint8).astype(np.int64), "UTF-8 bytes"
-        vocabulary, source = 256, {}
+        space = Tokens(length, 256, utf8=True)
     pieces = len(codes) // length
     if not pieces:
         reason = f"{shown(path)} holds {len(codes)} {unit}, less than one piece of {length}"
@@ -55,8 +63,19 @@ def read_text(path: Path, *, length: int | None = None) -> Raw:
     place = torch.arange(pieces) / pieces
     given = torch.full((pieces,), TRAIN)
     given[place >= 0.9], given[place >= 0.95] = VALID, TEST
-    space = Tokens(length, vocabulary)
-    return Raw(rows, space, survey, given=given, source=dict(source))
+    return Raw(rows, space, survey, given=given)
+
+
+def texts(x: Tensor, space: Tokens) -> list[str]:
+    """Sequences (n, length) as the texts that they stand for; broken UTF-8 shows as �."""
+    if space.utf8:
+        return [bytes(row).decode("utf-8", "replace") for row in x.tolist()]
+    return ["".join(space.alphabet[code] for code in row) for row in x.tolist()]
+
+
+def is_readable(space: object) -> TypeGuard[Tokens]:
+    """Whether elements of ``space`` are text."""
+    return isinstance(space, Tokens) and bool(space.alphabet or space.utf8)
 
 
 def _content(path: Path) -> bytes:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from simulacra import shelf
 from simulacra.contract import Sampler
 from simulacra.data.dataset import Dataset
 from simulacra.data.open import open_data, require_enough
+from simulacra.data.text import is_readable, texts
 from simulacra.evaluation.reading import over_seeds
 from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes, write_json
@@ -35,13 +37,21 @@ from simulacra.runs.recipe import Recipe
 from simulacra.runs.report import DRAWS, PICTURE, REBUILT, write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.runs.using import beside, looks_better_as_means, rebuilds, rebuilt, sample_in_chunks
-from simulacra.spaces import Images, Space
+from simulacra.runs.using import (
+    beside,
+    looks_better_as_means,
+    numbered,
+    rebuilds,
+    rebuilt,
+    sample_in_chunks,
+)
+from simulacra.spaces import Images, Space, Tokens
 
 PLAN = "comparison.json"
 REAL = "real.png"
 NUMBERS = "report.json"
 PICTURED = 40
+WRITTEN = 8
 
 
 @dataclass(frozen=True)
@@ -272,6 +282,9 @@ def show_run(folder: Path, judgement: Judgement, *, seed: int = 0) -> Path:
 def _picture(folder: Path, data: Dataset) -> None:
     """Samples, or of a model that draws none, what comes back of test data from their codes."""
     model = shelf.from_pretrained(folder)
+    if is_readable(data.space) and isinstance(model, Sampler):
+        x = sample_in_chunks(model, WRITTEN, torch.Generator().manual_seed(0))
+        _write(folder / PICTURE, x, data.space)
     if not has_picture(data.space):
         return
     real, shown = data.test.first(POINTS).x, _pictured(data.space)
@@ -289,7 +302,14 @@ def _picture(folder: Path, data: Dataset) -> None:
     write_bytes(folder / name, png(picture(x, data.space, real, pixels=360)))
 
 
+def _write(picture: Path, x: Tensor, space: Tokens) -> None:
+    """Texts in the place of a picture."""
+    write_bytes(picture.with_suffix(".txt"), numbered(texts(x, space)).encode())
+
+
 def _picture_real(folder: Path, data: Dataset) -> None:
+    if is_readable(data.space):
+        _write(folder / REAL, data.test.first(WRITTEN).x, data.space)
     if has_picture(data.space):
         x = data.test.first(_pictured(data.space)).x
         write_bytes(folder / REAL, png(picture(x, data.space, x, pixels=360)))

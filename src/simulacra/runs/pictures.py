@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from simulacra.runs.signals import COLUMNS, panels
-from simulacra.spaces import Images, Measure, Series, Space
+from simulacra.spaces import Images, Measure, Series, Space, Tokens
 
 POINTS = 2000
 """So many points of the plane are drawn at most, of samples and of real data."""
@@ -35,7 +35,9 @@ def has_picture(space: Space) -> bool:
 
 
 def columns_of(space: Space) -> int:
-    """How many elements stand side by side in a picture of them."""
+    """How many elements stand side by side in a picture of them; texts stand alone."""
+    if isinstance(space, Tokens):
+        return 1
     return COLUMNS if isinstance(space, Series) else 8
 
 

@@ -38,6 +38,7 @@ font:16px/1.5 system-ui,sans-serif}main{max-width:1240px;margin:0 auto;padding:2
 h1{font-size:1.7rem;margin:0 0 .25rem}h2{font-size:1.2rem;margin:2.5rem 0 .75rem}
 p{margin:.4rem 0}.soft{color:var(--soft)}.cards{display:grid;gap:1rem;
 grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}figure{margin:0}
+pre{white-space:pre-wrap;max-height:360px;overflow:auto;margin:0;font-size:12px}
 figure img{width:100%;border:1px solid var(--line);border-radius:6px;
 background:#fff;cursor:zoom-in}figcaption{font-size:.9rem;margin-top:.3rem}
 figcaption b{font-size:1rem}.verdict{border-left:3px solid var(--mark);background:var(--wash);
@@ -274,10 +275,16 @@ def _pictures(
 
 
 def _figure(path: Path, name: str, words: str) -> str:
-    if not path.is_file():
+    """A picture, or the text that stands in its place."""
+    written = path.with_suffix(".txt")
+    if written.is_file():
+        shown = f"<pre>{_text(written.read_text(encoding='utf-8'))}</pre>"
+    elif path.is_file():
+        shown = embedded(path.read_bytes(), name)
+    else:
         return ""
     return (
-        f"<figure>{embedded(path.read_bytes(), name)}"
+        f"<figure>{shown}"
         f"<figcaption><b>{_text(name)}</b> <span class=soft>{_text(words)}</span></figcaption></figure>"
     )
 

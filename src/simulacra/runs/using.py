@@ -179,6 +179,11 @@ def _value(text: str, column: Column) -> float:
     raise Refusal("CFG-143", reason, way_out="give a number")
 
 
+def numbered(texts: Sequence[str]) -> str:
+    """Texts one below the other, each under its number."""
+    return "\n\n".join(f"[{index}]\n{text}" for index, text in enumerate(texts)) + "\n"
+
+
 def table_lines(x: Tensor, space: Table) -> Iterator[str]:
     """Rows of a table as CSV lines; a leading = + - @ of a text cell is made harmless."""
     yield ",".join(cell(column.name) for column in space.columns)
