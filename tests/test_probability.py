@@ -14,6 +14,7 @@ from simulacra.probability.distributions import (
     discretised_logistic_log_prob,
     gaussian_kl,
     gaussian_log_prob,
+    held_log_scale,
     logistic_mixture_draw,
     logistic_mixture_log_factors,
 )
@@ -202,3 +203,12 @@ def test_bits_are_nats_over_dimensions():
     space = Images(1, 2, 2, levels=2)
     uniform = torch.tensor([-4 * math.log(2)])
     assert float(bits_per_dimension(uniform, space)) == pytest.approx(1)
+
+
+def test_a_log_scale_beyond_its_bounds_can_come_back():
+    raw = torch.tensor([-20.0, -8.0, 0.3, 4.0, 30.0], requires_grad=True)
+    held = held_log_scale(raw)
+    assert torch.allclose(held, torch.tensor([-8.0, -8.0, 0.3, 4.0, 4.0]))
+    gaussian_kl(torch.zeros(5), held).sum().backward()
+    # Upwards where it is too small, down where it is too large.
+    assert raw.grad[0] < 0 < raw.grad[4]

@@ -44,6 +44,14 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -0.5 * (z * z + math.log(2 * math.pi)) - log_scale
 
 
+def held_log_scale(raw: Tensor) -> Tensor:
+    """A posterior's log standard deviation, held within [-8, 4] in value but not in its slope.
+
+    A plain clamp has none beyond its bounds, and a dimension that went there early never came back.
+    """
+    return raw + (raw.clamp(-8, 4) - raw).detach()
+
+
 def gaussian_kl(mean: Tensor, log_scale: Tensor) -> Tensor:
     """KL(N(mean, exp(log_scale)^2) || N(0, 1)) entry by entry (Kingma & Welling 2014, app. B)."""
     return 0.5 * (mean * mean + torch.exp(2 * log_scale) - 1) - log_scale

@@ -44,6 +44,7 @@ from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.rebuilding import Error, Rebuilding
 from simulacra.optimisation import Optimiser
 from simulacra.probability.contents import content_numbers, lowest
+from simulacra.probability.distributions import held_log_scale
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.probability.priors import petals, swiss_roll
 from simulacra.probability.two_sample import neighbour_accuracy
@@ -280,7 +281,7 @@ class AAE(nn.Module, Sampler, Encoder, Decoder, Predictor, Scorer, Diagnosable):
         if self.config.posterior == "deterministic":
             return Code(logits, style, None)
         mean, log_scale = style.chunk(2, dim=1)
-        return Code(logits, mean, log_scale.clamp(-8, 4))
+        return Code(logits, mean, held_log_scale(log_scale))
 
     def _decoded(self, code: Tensor, given: Tensor | None) -> Tensor:
         """Numbers (n, reads) rebuilt from codes."""

@@ -47,7 +47,7 @@ from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
 from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
+from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob, held_log_scale
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
@@ -91,7 +91,7 @@ class _Level(nn.Module):
         """dmu and log dsigma, each (n, latent)."""
         raw: Tensor = self.posterior(torch.cat([state, seen], dim=1))
         mean, log_scale = raw.to(state.dtype).chunk(2, dim=1)
-        return mean, log_scale.clamp(-8, 4)
+        return mean, held_log_scale(log_scale)
 
     def below(self, state: Tensor, u: Tensor) -> Tensor:
         """The state that knows z_l too."""

@@ -50,7 +50,7 @@ from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
 from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob
+from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob, held_log_scale
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
@@ -213,7 +213,7 @@ class VAE(
             flat = read.flatten(1)
             raw = self.encoder(flat if extra is None else torch.cat([flat, extra], dim=1))
         mean, log_scale = raw.to(self._weight.dtype).chunk(2, dim=1)
-        return mean, log_scale.clamp(-8, 4)
+        return mean, held_log_scale(log_scale)
 
     def _decoded(self, z: Tensor, extra: Tensor | None) -> Tensor:
         given = z if extra is None else torch.cat([z, extra], dim=1)
