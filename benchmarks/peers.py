@@ -8,7 +8,8 @@
 Each system trains in a process of its own, one after the other and several times over; the figures
 are medians over the repetitions. 'as users run it' is the peer's own loop with its defaults (fp32);
 'best switches' adds bfloat16, channels-last and torch.compile to it. Both sides see the same data,
-batch size, number of steps and learning rate, and end with the same held-out metric.
+batch size, number of steps and learning rate, and end with the same held-out metric. MNIST is read
+from the folder that SIMULACRA_DATA names, or fetched.
 """
 
 from __future__ import annotations
@@ -407,7 +408,7 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
 def measured(family: str, system: str, steps: int) -> dict[str, Any]:
     """One system in a process of its own."""
     command = [sys.executable, __file__, family, "--system", system, "--steps", str(steps)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{system}: {found}", file=sys.stderr)
     return found

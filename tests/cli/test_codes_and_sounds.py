@@ -106,5 +106,6 @@ def test_a_text_becomes_codes(tmp_path):
         run("score", folder, tmp_path / "other.txt")
     run("evaluate", folder, "--num-samples", 20)
     page = (folder / "report.html").read_text()
-    # The data, samples, and what came back.
-    assert page.count("<pre>[0]") == 3
+    # The data and samples; what a user wrote beside them is not the page's.
+    assert page.count("<pre>[0]") == 2
+    assert "below it" not in page

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simulacra import shelf
+from simulacra.contract import Sampler
 from simulacra.evaluation.features import DESCRIPTION
 from simulacra.evaluation.ladder import Ladder
 from simulacra.evaluation.reading import Reading
@@ -123,13 +124,13 @@ def write_run_report(
     means = (folder / DRAWS).is_file()
     if means:
         told = f"means of p(x|z), {told}"
-    if (folder / REBUILT).is_file():
+    if not _samples(name):
         told = ABOVE
     shown = "".join(
         [_figure(folder / "real.png", "real data", "held-out")]
         + [_figure(folder / PICTURE, "samples", f"{finished}, {MEANS}" if means else finished)]
         + [_figure(folder / DRAWS, "draws of p(x)", f"{finished}, of the same seed")]
-        + [_figure(folder / REBUILT, "reconstructions", ABOVE)]
+        + [_rebuilt(folder, name, "reconstructions", ABOVE)]
         + [_figure(path, words, told) for path, words in chosen]
     )
     parts = [
@@ -269,9 +270,18 @@ def _pictures(
         words = f"{family}, {_parameters(cards[name], judged[name]):,} parameters"
         told = f"{words}; {MEANS}" if (folder / DRAWS).is_file() else words
         figures.append(_figure(folder / PICTURE, name, told))
-        figures.append(_figure(folder / REBUILT, name, f"{words}; no samples: {ABOVE}"))
+        figures.append(_rebuilt(folder, name, name, f"{words}; no samples: {ABOVE}"))
     shown = "".join(figure for figure in figures if figure)
     return f"<h2>Real data and samples</h2><div class=cards>{shown}</div>" if shown else ""
+
+
+def _samples(model: str) -> bool:
+    return issubclass(shelf.find(model).cls, Sampler)
+
+
+def _rebuilt(folder: Path, model: str, name: str, words: str) -> str:
+    """What came back of data, of a model without samples; of others such a file is a user's own."""
+    return "" if _samples(model) else _figure(folder / REBUILT, name, words)
 
 
 def _figure(path: Path, name: str, words: str) -> str:
