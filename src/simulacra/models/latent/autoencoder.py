@@ -45,8 +45,9 @@ DIAGNOSED = 100
 @dataclass(frozen=True)
 class Config:
     """``hidden`` are the encoder's layers, the decoder's the other way round; ``channels`` those of a
-    convolutional network at full size. ``corruption_level`` is the share of dimensions that are masked,
-    or the deviation of the noise; ``sparsity_target`` is rho. A weight of 0 leaves its term out."""
+    convolutional network at sides of at most 32. ``corruption_level`` is the share of dimensions that
+    are masked, or the deviation of the noise; ``sparsity_target`` is rho. A weight of 0 leaves its term
+    out."""
 
     network: Literal["mlp", "convolutional"] = "mlp"
     hidden: tuple[int, ...] = (1000, 500, 250)
