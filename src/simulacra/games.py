@@ -351,9 +351,11 @@ class Play:
     def _norm(player: Player) -> Tensor:
         """The gradient's norm, which is also cut to the player's largest."""
         held = [p for p in player.parameters if p.grad is not None]
-        if player.clip is None:
-            return nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
-        return nn.utils.clip_grad_norm_(held, player.clip)
+        norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+        # Only a norm that is too large costs a pass over all gradients.
+        if player.clip is not None and not norm <= player.clip - 1e-6:
+            nn.utils.clip_grads_with_norm_(held, player.clip, norm)
+        return norm
 
     def _step(self, player: Player) -> None:
         moved = self.clock.examples - self.began.get(player.name, 0)

@@ -54,7 +54,8 @@ class Part:
         """Elements of the space at positions ``which`` of this part; a view draws from ``seed``."""
         stored = self.index[which]
         if isinstance(self.rows, Tensor):
-            picked = self.rows[stored.to(self.rows.device)]
+            # Whole rows are copied at once, where indexing would look up each entry by itself.
+            picked = self.rows.index_select(0, stored.to(self.rows.device))
         else:
             picked = torch.from_numpy(np.ascontiguousarray(self.rows[stored.numpy()]))
         if self.view is not None:
