@@ -18,7 +18,7 @@ from torch import Tensor
 
 from simulacra.probability.annealing import Partition
 from simulacra.probability.noise import Noise
-from simulacra.refusals import Refusal
+from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Labels, Space
 
 
@@ -303,6 +303,14 @@ class Composed(Protocol):
     ) -> Mapping[str, Component]:
         """What a model of ``space`` with this config is made of, by the constructor's names."""
         ...
+
+
+def require_component(key: str, name: str, part: object, without: str) -> None:
+    """Refuse a model that was built without a model it is made of; ``without`` is what needs none."""
+    if part is None:
+        reason = f"the {key} {shown(name)} was not handed over"
+        way_out = f"build the model with shelf.build, or set {key}={without}"
+        raise Refusal("CFG-223", reason, way_out=way_out)
 
 
 def capabilities(model: object) -> list[str]:

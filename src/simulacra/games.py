@@ -12,9 +12,11 @@ else.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -116,11 +118,16 @@ Turn = Descent | Rewrite
 
 @dataclass(frozen=True)
 class Stage:
-    """A list of turns and its length: a ``share`` of the budget, or at most ``rounds`` rounds."""
+    """A list of turns and its length: a ``share`` of the budget, or at most ``rounds`` rounds.
+
+    A stage ``from_best`` builds on what those before it have learnt: it begins at their best weights by
+    the run's held-out measure, and later ones are measured anew.
+    """
 
     turns: Sequence[Turn]
     share: float = 1.0
     rounds: int | None = None
+    from_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,14 +158,22 @@ class Game:
 
 
 def played_inside(
-    game: Game, name: str, see: Callable[[Batch], Batch], *, after: int, share: float = 1.0
+    game: Game,
+    name: str,
+    see: Callable[[Batch], Batch],
+    *,
+    after: int,
+    share: float = 1.0,
+    remembered: bool = False,
 ) -> list[Stage]:
     """The stages of a component's game, as those of the game of the model that is made of it.
 
     Its turns get ``see(batch)`` (the codes of data, for a prior over codes) and a clock whose first stage
     is the one after ``after`` others; its players and buffers are named after ``name``, the attribute
-    that holds it. Those of its stages that a budget limits have ``share`` of it together.
+    that holds it. Those of its stages that a budget limits have ``share`` of it together. What is
+    ``remembered`` is seen once: later sweeps go over the batches of the first, in ``game``'s sizes.
     """
+    memory: list[Batch] = []
     players: dict[int, Player] = {}
     turns: dict[int, Turn] = {}
 
@@ -168,14 +183,20 @@ def played_inside(
     def player(old: Player) -> Player:
         return players.setdefault(id(old), replace(old, name=f"{name} {old.name}"))
 
+    def recalled(batches: Iterator[Batch]) -> Iterator[Batch]:
+        if not memory:
+            memory.extend(_joined(list(map(see, batches)), game.batch_size))
+        return iter(memory)
+
     def turn(old: Turn) -> Turn:
         if isinstance(old, Rewrite):
             formula = old.formula
+            seen = recalled if remembered and old.sweep else partial(map, see)
 
             def rewrite(
                 batches: Iterator[Batch], noise: Noise, clock: Clock
             ) -> Mapping[str, float]:
-                return formula(map(see, batches), noise, own(clock))
+                return formula(seen(batches), noise, own(clock))
 
             return replace(old, formula=rewrite)
         lowered = old.loss
@@ -210,6 +231,7 @@ class Report:
     clock: Clock
     numbers: Mapping[str, float]
     skipped: int = 0
+    wants_best: bool = False
 
 
 class Play:
@@ -236,7 +258,10 @@ class Play:
         self._last: Batch | None = None
 
     def rounds(self, source: Source, progress: Callable[[Clock], float]) -> Iterator[Report]:
-        """Play on from the clock; ``progress`` says how much of the whole budget is used, in [0, 1]."""
+        """Play on from the clock; ``progress`` says how much of the whole budget is used, in [0, 1].
+
+        Before a stage ``from_best`` an empty report asks whoever iterates for these weights.
+        """
         while self.clock.stage < len(self.game.stages):
             used = progress(self.clock)
             stage = self.game.stages[self.clock.stage]
@@ -248,16 +273,31 @@ class Play:
             if stage.rounds is None:
                 within = (used - start) / max(end - start, 1e-12)
                 self.clock = replace(self.clock, progress=min(max(within, 0.0), 1.0))
+            if stage.from_best and self.clock.stage_rounds == 0:
+                yield Report(self.clock, {}, wants_best=True)
             yield self._round(stage, source)
 
     def _next_stage(self) -> None:
         self.clock = replace(self.clock, stage=self.clock.stage + 1, stage_rounds=0, progress=0.0)
 
-    def reopen(self) -> None:
-        """After the end, stand in the last stage that a budget limits: the budget has grown."""
+    def skip_to_best(self) -> bool:
+        """Go on to the next stage that begins at the best weights; False where there is none."""
+        later = range(self.clock.stage + 1, len(self.game.stages))
+        stage = next((index for index in later if self.game.stages[index].from_best), None)
+        if stage is not None:
+            self.clock = replace(self.clock, stage=stage, stage_rounds=0, progress=0.0)
+        return stage is not None
+
+    def reopen(self) -> bool:
+        """After the end, stand in the last stage that a budget limits: the budget has grown.
+
+        True where a later stage will begin at the best weights: those are to be found anew.
+        """
         limited = [i for i, stage in enumerate(self.game.stages) if stage.rounds is None]
-        if self.clock.stage == len(self.game.stages) and limited:
-            self.clock = replace(self.clock, stage=limited[-1])
+        if self.clock.stage < len(self.game.stages) or not limited:
+            return False
+        self.clock = replace(self.clock, stage=limited[-1])
+        return any(stage.from_best for stage in self.game.stages[limited[-1] + 1 :])
 
     def _span(self, stage: int) -> tuple[float, float]:
         """The part of the budget that a stage plays in; stages of fixed length take none."""
@@ -281,8 +321,7 @@ class Play:
                 if isinstance(turn, Descent):
                     skipped += not self._descend(turn, source, noise, numbers)
                 else:
-                    batches = self._all(source) if turn.sweep else self._fresh(source, turn.batches)
-                    told = turn.formula(batches, noise, self.clock)
+                    told = self._rewrite(turn, source, noise)
                     finished = finished or bool(told.get("finished"))
                     numbers |= {k: float(v) for k, v in told.items() if k != "finished"}
         self._average(source.batch_size)
@@ -314,6 +353,16 @@ class Play:
         for batch in source.sweep():
             self.clock = replace(self.clock, examples=self.clock.examples + len(batch))
             yield batch
+
+    def _rewrite(self, turn: Rewrite, source: Source, noise: Noise) -> Mapping[str, float]:
+        """What a formula over all the data has written is exact: the average takes it as it is."""
+        before = self._copy() if turn.sweep and self.shadow else {}
+        batches = self._all(source) if turn.sweep else self._fresh(source, turn.batches)
+        told = turn.formula(batches, noise, self.clock)
+        for name, value in before.items():
+            if not torch.equal(value, self._floating[name]):
+                self.shadow[name].copy_(self._floating[name])
+        return told
 
     def _descend(
         self, turn: Descent, source: Source, noise: Noise, numbers: dict[str, float]
@@ -386,6 +435,12 @@ class Play:
         shadows = list(self.shadow.values())
         torch._foreach_lerp_(shadows, [self._floating[name] for name in self.shadow], weight)
 
+    def stand_at(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these weights, which are the average from now on."""
+        self.model.load_state_dict(weights)
+        for name, value in self.shadow.items():
+            value.copy_(self._floating[name])
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the model stands with its averaged weights, ready to be used rather than trained."""
@@ -431,6 +486,14 @@ class Play:
         self.skips = int(plain["skips"])
         # Checkpoints of runs that were begun before this was noted have counted from the start.
         self.began = dict(plain.get("began", dict.fromkeys(self.players, 0)))
+
+
+def _joined(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """The same rows in batches of ``size``."""
+    x = torch.cat([batch.x for batch in batches])
+    conditions = [batch.condition for batch in batches if batch.condition is not None]
+    given = torch.cat(conditions).split(size) if conditions else itertools.repeat(None)
+    return [Batch(part, labels) for part, labels in zip(x.split(size), given, strict=False)]
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:

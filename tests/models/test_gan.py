@@ -99,7 +99,7 @@ def test_a_table_of_everything_is_drawn_by_class():
     ones = wanted == 1
     assert (made[ones, 0].mean() - made[~ones, 0].mean()).item() == pytest.approx(3, abs=0.8)
     assert made[~ones, 1].isnan().float().mean() > 0.7
-    # A generator that does not see the class leaves half out; eight seeds and lengths left out at most 0.14.
+    # A generator that does not see the class leaves half out; in eight trainings at most 0.14 were.
     assert made[ones, 1].isnan().float().mean() < 0.25
     assert (made[ones, 2] == 2).float().mean() > 0.8
 

@@ -214,7 +214,7 @@ def test_a_prior_without_labels_is_refused_for_a_conditional_model():
 def test_a_prior_has_to_be_handed_over():
     with pytest.raises(Refusal) as refusal:
         VQVAE(Images(1, 6, 6, 4), Config())
-    assert refusal.value.code == "CFG-123"
+    assert refusal.value.code == "CFG-223"
 
 
 def test_a_prior_of_another_kind_is_refused():

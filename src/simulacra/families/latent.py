@@ -38,7 +38,8 @@ class VariationalConfig(Protocol):
 
 
 class VariationalAutoencoder(nn.Module):
-    """A likelihood ``head`` over codes z ~ N(0, I); a model names its capabilities on its own class line.
+    """A likelihood ``head`` over codes z ~ N(0, I), unless a model draws them otherwise; it names its
+    capabilities on its own class line.
 
     ``extra`` are labels as rows of zeros and a one, or None.
     """
@@ -102,7 +103,7 @@ class VariationalAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
-        return self.head.draw(self._imagined(condition, noise), noise)
+        return self.head.draw(self._imagined(condition, noise, generator), noise)
 
     @torch.no_grad()
     def sample_mean(
@@ -113,13 +114,19 @@ class VariationalAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
-        return self.head.mean(self._imagined(condition, noise))
+        return self.head.mean(self._imagined(condition, noise, generator))
 
-    def _imagined(self, condition: Tensor | None, noise: Noise) -> Tensor:
+    def _imagined(
+        self, condition: Tensor | None, noise: Noise, generator: torch.Generator | None
+    ) -> Tensor:
         """The head's raw numbers for codes drawn from the prior, a row each row of ``noise``."""
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
-        z = noise.normal(self.code_space.size).to(self._weight.dtype)
+        z = self._drawn_codes(noise, generator)
         return self._decoded(z, self._one_hot(condition, noise.rows))
+
+    def _drawn_codes(self, noise: Noise, generator: torch.Generator | None) -> Tensor:
+        """z ~ p(z), a row each row of ``noise``."""
+        return noise.normal(self.code_space.size).to(self._weight.dtype)
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
@@ -139,7 +146,7 @@ class VariationalAutoencoder(nn.Module):
         """Approximate draws of p(x_missing|x_known), by a chain of ``completion_rounds``."""
         noise = row_noise(len(x), generator, self._weight.device)
         joint = _Joint(self, self._one_hot(condition, len(x)))
-        begin = noise.normal(self.code_space.size).to(self._weight.dtype)
+        begin = self._drawn_codes(noise, generator)
         x, known = as_device(x, self), as_device(known, self)
         return completed(joint, x, known, begin, noise, self.config.completion_rounds)
 
@@ -174,6 +181,10 @@ class VariationalAutoencoder(nn.Module):
         self.head.fit(batch.x for batch in batches)
         return {"finished": 1.0}
 
+    def _learnt(self) -> list[nn.Parameter]:
+        """What the bound is raised by."""
+        return list(self.parameters())
+
     def game(self) -> Game:
         config = self.config
         optimiser = Optimiser(
@@ -182,7 +193,7 @@ class VariationalAutoencoder(nn.Module):
             weight_decay=config.weight_decay,
             warmup=10 * config.batch_size,
         )
-        player = Player(self.player, list(self.parameters()), optimiser, clip=100.0)
+        player = Player(self.player, self._learnt(), optimiser, clip=100.0)
         stages = [Stage([Descent((player,), self.negative_bound)])]
         if isinstance(self.space, Vectors | Table):
             stages.insert(

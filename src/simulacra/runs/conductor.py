@@ -164,6 +164,9 @@ class Run:
             self.seconds += time.monotonic() - started
             if report is None:
                 break
+            if report.wants_best:
+                self._back_to_best()
+                continue
             pending.append(report)
             if self._passed("line", marks, LEDGER_LINES):
                 pending = self._line(pending)
@@ -178,11 +181,18 @@ class Run:
                 saved_at = time.monotonic()
             if self.recipe.patience and self.best.age >= self.recipe.patience:
                 self._warn(f"stopped early: no better measure in {self.best.age} measures")
-                break
+                if not self.play.skip_to_best():
+                    break
             if asked_to_stop():
                 self._line(pending)
                 self._stopped()
         self._line(pending)
+
+    def _back_to_best(self) -> None:
+        """What follows builds on the best weights so far, and is measured by itself."""
+        if self.best.weights:
+            self.play.stand_at(self.best.weights)
+        self.best = _Best()
 
     def _stopped(self) -> None:
         if self.folder is None:
@@ -429,8 +439,8 @@ def train(
         run = Run(model, data, recipe, folder, device=device, save_every=save_every, show=show)
         if resume:
             run.restore()
-            if longer:
-                run.play.reopen()
+            if longer and run.play.reopen():
+                run.best = _Best()
         return run.go()
 
 

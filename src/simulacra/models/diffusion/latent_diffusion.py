@@ -28,7 +28,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Component, Decoder, Diagnosable, Encoder, Sampler
+from simulacra.contract import (
+    Component,
+    Decoder,
+    Diagnosable,
+    Encoder,
+    Sampler,
+    require_component,
+)
 from simulacra.games import Batch, Clock, Game, Rewrite, Stage, played_inside
 from simulacra.layers.front_door import as_device, drawn_labels, require_no_missing
 from simulacra.layers.rebuilding import Rebuilding
@@ -192,7 +199,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         _require_sense(config)
         if config.autoencoder == OWN:
             autoencoder = _Principal(space, config.code)
-        _require_part("autoencoder", config.autoencoder, autoencoder)
+        require_component("autoencoder", config.autoencoder, autoencoder, OWN)
         self.autoencoder = autoencoder
         if not isinstance(self.code_space, Vectors):
             reason = f"codes of {shown(config.autoencoder)} are {self.code_space}"
@@ -200,7 +207,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
             raise Refusal("CFG-224", reason, way_out=way_out)
         if config.prior == OWN:
             prior = _Normals(self.code_space, condition)
-        _require_part("prior", config.prior, prior)
+        require_component("prior", config.prior, prior, OWN)
         self.prior = prior
         self.register_buffer("shift", torch.zeros(self.code_space.size))
         self.register_buffer("scale", torch.ones(self.code_space.size))
@@ -323,11 +330,3 @@ def _require_sense(config: Config) -> None:
             f"give codes at least 1 entry, and the prior a share from {LEAST_SHARE} to below 1"
         )
         raise Refusal("CFG-225", reason, way_out=way_out)
-
-
-def _require_part(key: str, name: str, part: Any) -> None:
-    if part is None:
-        reason = f"the {key} {shown(name)} was not handed over"
-        raise Refusal(
-            "CFG-223", reason, way_out=f"build the model with shelf.build, or set {key}={OWN}"
-        )

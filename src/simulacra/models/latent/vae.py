@@ -16,44 +16,58 @@ expectation without the part that is nought, doubly reparameterised (Tucker et a
 
     grad_phi L_k = E sum_i w~_i^2 (d log w_i / d z_i) (d z_i / d phi).
 
+N(0, I) is seldom what codes of data make up together, least of all where data are few, and draws of it
+then decode to nothing known. Once the rest stands, a model of the shelf may learn p(z) from codes of all
+data (Ghosh et al. 2020, sec. 4). Of the bound that raises E_q(z|x)[log p(z)], the only term with p(z) in
+it, so what is reported stays a bound, of the model that is sampled.
+
 Missing entries are filled in by a chain, z ~ q(z|x) and x_missing ~ p(x|z) by turns, that is
 approximate (``probability/completion.py``).
 
 Papers: Kingma & Welling 2014; Burda, Grosse & Salakhutdinov 2016; beta: Higgins et al. 2017; free bits:
-Kingma et al. 2016; Tucker, Lawson, Gu & Maddison 2019. Changed: SiLU for tanh, AdamW with a cosine and
+Kingma et al. 2016; Tucker, Lawson, Gu & Maddison 2019; Ghosh, Sajjadi, Vergari, Black & Schoelkopf 2020.
+Changed: SiLU for tanh, AdamW with a cosine and
 averaged weights, likelihoods for spaces other than binary images (a scale for each pixel, learned,
 instead of a fixed one).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from simulacra.contract import (
     Completer,
+    Component,
     Decoder,
     Density,
     Diagnosable,
     Encoder,
+    Kind,
     MeanSampler,
     Sampler,
     Scorer,
+    require_component,
 )
 from simulacra.families.latent import VariationalAutoencoder
-from simulacra.games import Batch, Clock, Loss
+from simulacra.games import Batch, Clock, Game, Loss, Rewrite, Stage, played_inside
 from simulacra.layers.front_door import as_device
 from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
 from simulacra.probability.bounds import importance_weighted
 from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob, held_log_scale
-from simulacra.probability.noise import Noise, scoring_noise
-from simulacra.refusals import Refusal
+from simulacra.probability.noise import BatchNoise, Noise, mixed, scoring_noise
+from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
+
+NORMAL = "normal"
+ENOUGH = 10
+"""Data for each entry of a code, from which a prior can be learnt."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,9 @@ class Config:
     """``importance_samples`` are draws of ``log_prob``, ``training_samples`` those of the loss: k > 1
     trains on L_k, with the ``gradient`` of the encoder. ``beta`` weighs the divergence, which rises over
     ``warm_up`` of the training; ``free_bits`` is the least divergence of a latent dimension, in nats,
-    that is worth lowering; L_k has no divergence, and uses none of these three. ``completion_rounds`` are
-    those of the chain that fills in what is missing."""
+    that is worth lowering; L_k has no divergence, and uses none of these three. ``prior`` is ``normal``,
+    or the model that learns p(z) in the end; one that a budget limits gets ``prior_share`` of it.
+    ``completion_rounds`` are those of the chain that fills in what is missing."""
 
     network: Literal["mlp", "convolutional"] = "mlp"
     head: Literal["auto", "bernoulli", "categorical", "discretised-logistic", "gaussian"] = "auto"
@@ -76,6 +91,8 @@ class Config:
     training_samples: int = 1
     gradient: Literal["reparameterised", "doubly-reparameterised"] = "reparameterised"
     importance_samples: int = 1
+    prior: str = NORMAL
+    prior_share: float = 0.3
     completion_rounds: int = 100
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -93,16 +110,21 @@ class VAE(
     Scorer,
     Diagnosable,
 ):
-    """Encoder, decoder and a likelihood head over a standard normal latent variable."""
+    """Encoder, decoder and a likelihood head over a latent variable, standard normal while they learn."""
 
     config: Config
     representative: ClassVar = True
     spaces: ClassVar = (Images, Vectors, Table, Tokens)
     conditions: ClassVar = (Labels,)
-    normal_codes: ClassVar = True
+    fitted: Tensor
 
     def __init__(
-        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+        self,
+        space: Space,
+        config: Config | None = None,
+        *,
+        condition: Labels | None = None,
+        prior: Any = None,
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
@@ -127,6 +149,20 @@ class VAE(
             writes = [config.latent + extra, *inside, self.head.outputs]
             self.decoder = multilayer_perceptron(writes, dropout=drop)
 
+        self.prior = None if config.prior == NORMAL else _as_prior(config.prior, prior)
+        if self.prior is not None:
+            self.register_buffer("fitted", torch.tensor(False))
+
+    @classmethod
+    def components(
+        cls, space: Space, config: object, condition: Labels | None
+    ) -> Mapping[str, Component]:
+        """What learns p(z), where that is not N(0, I)."""
+        assert isinstance(config, Config)
+        if config.prior == NORMAL:
+            return {}
+        return {"prior": Component(config.prior, (Vectors(config.latent),), (Sampler, Density))}
+
     def _require_head(self, kind: str) -> None:
         levels = self.space.levels if isinstance(self.space, Images) else 0
         fits = kind == choose_head(self.space) or (
@@ -148,14 +184,16 @@ class VAE(
             if few:
                 return Config(latent=16, hidden=256, dropout=0.2, batch_size=64, weight_decay=1e-2)
             return Config(latent=40, hidden=500, batch_size=200)
-        # Draws of the prior decode to nothing known where there are more codes than the data fill; and
-        # without a warm-up a wide divergence in the first rounds can close all codes for good.
+        # Without a warm-up a wide divergence in the first rounds can close all codes for good.
         wide = Config(network="convolutional", latent=64, hidden=32, batch_size=64, warm_up=0.1)
         if not few:
             return wide
         if num_examples < 1000:
-            return replace(wide, latent=16, batch_size=16, learning_rate=2e-3, weight_decay=0.05)
-        return replace(wide, latent=32, batch_size=32, weight_decay=0.05)
+            chosen = replace(wide, latent=16, batch_size=16, learning_rate=2e-3, weight_decay=0.05)
+        else:
+            chosen = replace(wide, latent=32, batch_size=32, weight_decay=0.05)
+        learnt = num_examples >= ENOUGH * chosen.latent
+        return replace(chosen, prior="gaussian-mixture") if learnt else chosen
 
     @classmethod
     def toy(cls) -> VAE:
@@ -164,6 +202,10 @@ class VAE(
     @property
     def code_space(self) -> Vectors:
         return Vectors(self.config.latent)
+
+    @property
+    def normal_codes(self) -> bool:
+        return self.prior is None
 
     def log_prob(
         self,
@@ -175,7 +217,7 @@ class VAE(
         noise = scoring_noise(len(x), generator, self._weight.device)
         x, extra = as_device(x, self), self._one_hot(condition, len(x))
         return importance_weighted(
-            self._log_weights(x, extra, noise, self.config.importance_samples)
+            self._log_weights(x, extra, noise, self.config.importance_samples, self._log_prior)
         )
 
     @torch.no_grad()
@@ -188,9 +230,11 @@ class VAE(
         """Active units: latent dimensions whose mean moves, Var mu_j > 0.01 (Burda et al. 2016)."""
         x, extra = as_device(x, self), self._one_hot(condition, len(x))
         mean, log_scale = self._posterior(x, extra)
-        divergence = gaussian_kl(mean, log_scale).sum(1).mean()
         noise = scoring_noise(len(x), None, mean.device)
         z = mean + log_scale.exp() * noise.normal(self.config.latent).to(mean.dtype)
+        divergence = gaussian_kl(mean, log_scale).sum(1).mean()
+        if self._stands:
+            divergence = (_log_normal(z, mean, log_scale) - self._log_prior(z)).mean()
         rebuilt = self.head.log_prob(x, self._decoded(z, extra)).mean()
         active = int((mean.var(0) > 0.01).sum())
         return {
@@ -225,13 +269,36 @@ class VAE(
         return mean + log_scale.exp() * noise.normal(mean.shape[1]).to(mean.dtype)
 
     def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
-        mean, log_scale = self._posterior(x, extra)
-        surplus = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
-        surplus = surplus - gaussian_log_prob(z, mean, log_scale)
-        return self.head.log_prob(x, self._decoded(z, extra)) + surplus.sum(1)
+        surplus = self._log_prior(z) - _log_normal(z, *self._posterior(x, extra))
+        return self.head.log_prob(x, self._decoded(z, extra)) + surplus
+
+    @property
+    def _stands(self) -> bool:
+        """Whether p(z) is the one that was learnt."""
+        return self.prior is not None and bool(self.fitted)
+
+    def _log_prior(self, z: Tensor) -> Tensor:
+        """log p(z), z (..., D)."""
+        if self.prior is None or not self._stands:
+            return _log_standard(z)
+        log_prob: Tensor = self.prior.log_prob(z.reshape(-1, z.shape[-1]))
+        return log_prob.reshape(z.shape[:-1])
+
+    def _drawn_codes(self, noise: Noise, generator: torch.Generator | None) -> Tensor:
+        if self.prior is None or not self._stands:
+            return super()._drawn_codes(noise, generator)
+        z: Tensor = self.prior.sample(noise.rows, generator=generator)
+        return z.to(self._weight.dtype)
 
     def _log_weights(
-        self, x: Tensor, extra: Tensor | None, noise: Noise, draws: int, *, doubly: bool = False
+        self,
+        x: Tensor,
+        extra: Tensor | None,
+        noise: Noise,
+        draws: int,
+        log_prior: Callable[[Tensor], Tensor],
+        *,
+        doubly: bool = False,
     ) -> Tensor:
         """log p(x, z_i) / q(z_i|x) for ``draws`` of z from q, shape (n, draws).
 
@@ -248,12 +315,11 @@ class VAE(
             given_q = (mean.detach(), log_scale.detach()) if doubly else (mean, log_scale)
             if doubly:
                 z.register_hook(lambda slope, s=start: slope * _shares(parts, s, slope.shape[1]))
-            prior = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)).sum(2)
-            posterior = gaussian_log_prob(z, *(one.unsqueeze(1) for one in given_q)).sum(2)
+            posterior = _log_normal(z, *(one.unsqueeze(1) for one in given_q))
             many = x.repeat_interleave(count, 0)
             given = None if extra is None else extra.repeat_interleave(count, 0)
             likelihood = self.head.log_prob(many, self._decoded(z.flatten(0, 1), given))
-            parts.append(likelihood.reshape(len(x), count) + prior - posterior)
+            parts.append(likelihood.reshape(len(x), count) + log_prior(z) - posterior)
         return torch.cat(parts, dim=1)
 
     def negative_bound(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -262,7 +328,8 @@ class VAE(
         if self.config.training_samples > 1:
             doubly = self.config.gradient == "doubly-reparameterised"
             draws = self.config.training_samples
-            weights = self._log_weights(batch.x, extra, noise, draws, doubly=doubly)
+            given = (batch.x, extra, noise, draws, _log_standard)
+            weights = self._log_weights(*given, doubly=doubly)
             bound = importance_weighted(weights).mean()
             return Loss(-bound / self.space.dimensions, {"bound (nats)": bound})
         mean, log_scale = self._posterior(batch.x, extra)
@@ -277,6 +344,78 @@ class VAE(
             "divergence (nats)": divergence.sum(),
         }
         return Loss(value / self.space.dimensions, numbers)
+
+    def coded(self, batch: Batch) -> Batch:
+        """Draws of q(z|x), as the prior sees a batch; the same batch is seen the same way each time."""
+        training, _ = self.training, self.eval()
+        with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
+            mean, log_scale = self._posterior(
+                as_device(batch.x, self), self._one_hot(batch.condition, len(batch))
+            )
+            seed = mixed(*mean.double().sum(0).view(torch.int64).tolist())
+            noise = BatchNoise(torch.Generator().manual_seed(seed), len(batch), mean.device)
+            z = mean + log_scale.exp() * noise.normal(self.config.latent)
+        self.train(training)
+        return Batch(z)
+
+    def use_normal(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """While codes move, p(z) is N(0, I)."""
+        self.fitted.fill_(False)
+        return {}
+
+    def use_prior(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """From now on p(z) is the one that is learnt."""
+        self.fitted.fill_(True)
+        return {}
+
+    def _learnt(self) -> list[nn.Parameter]:
+        return [one for name, one in self.named_parameters() if not name.startswith("prior.")]
+
+    def game(self) -> Game:
+        """The bound; then, where there is one, the prior's own game, played on codes."""
+        game = super().game()
+        if self.prior is None:
+            return game
+        *looks, climb = game.stages
+        still = Rewrite("normal prior", self.use_normal, batches=0)
+        share = self.config.prior_share
+        climb = replace(climb, turns=[*climb.turns, still], share=1 - share)
+        begin = Stage([Rewrite("learnt prior", self.use_prior)], rounds=1, from_best=True)
+        stages = [*looks, climb, begin]
+        stages += played_inside(
+            self.prior.game(),
+            "prior",
+            self.coded,
+            after=len(stages),
+            share=share,
+            remembered=True,
+        )
+        return replace(game, stages=stages)
+
+
+def _log_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """log N(z; mean, scale^2), summed over the entries of a code."""
+    return gaussian_log_prob(z, mean, log_scale).sum(-1)
+
+
+def _log_standard(z: Tensor) -> Tensor:
+    """log N(z; 0, I)."""
+    return _log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
+
+
+def _as_prior(name: str, prior: Any) -> Any:
+    require_component("prior", name, prior, NORMAL)
+    if prior.kind is not Kind.EXACT:
+        raise Refusal(
+            "CFG-231",
+            f"the likelihood of {shown(name)} is {prior.kind.value}",
+            way_out="set a prior whose likelihood is exact, such as gaussian-mixture or maf",
+        )
+    return prior
 
 
 def _shares(log_weights: list[Tensor], start: int, count: int) -> Tensor:

@@ -41,6 +41,7 @@ from simulacra.contract import (
     MeanSampler,
     Sampler,
     Scorer,
+    require_component,
 )
 from simulacra.games import (
     Batch,
@@ -186,10 +187,7 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
     def _as_prior(self, prior: Any) -> Any:
         if self.config.prior == OWN:
             return _Frequencies(self.code_space, self.config.learning_rate, self.condition_space)
-        if prior is None:
-            reason = f"the prior {shown(self.config.prior)} was not handed over"
-            way_out = f"build the model with shelf.build, or set prior={OWN}"
-            raise Refusal("CFG-123", reason, way_out=way_out)
+        require_component("prior", self.config.prior, prior, OWN)
         if prior.kind not in (Kind.EXACT, Kind.LOWER):
             reason = f"the likelihood of {shown(self.config.prior)} is {prior.kind.value}"
             raise Refusal(
