@@ -41,7 +41,7 @@ def detector(name: str, seed: int) -> Any:
 
 
 def scored(one: Any, x: np.ndarray) -> np.ndarray:
-    values = one.decision_function(x)
+    values: np.ndarray = one.decision_function(x)
     return -values if isinstance(one, AnomalyDetector) else values
 
 

@@ -77,6 +77,8 @@ class PlainMADE(nn.Module):
 class Masked(nn.Conv2d):
     """The tutorials' masked convolution."""
 
+    mask: Tensor
+
     def __init__(
         self, kind: Literal["A", "B"], inputs: int, outputs: int, size: int | tuple[int, int]
     ) -> None:
@@ -107,7 +109,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        features: Tensor = self.body(x)
+        return x + features
 
 
 class Gated(nn.Module):
@@ -162,7 +165,7 @@ class Case:
     """Settings of a model of the shelf, its plain twin, and how many steps of each are a turn."""
 
     model: str
-    settings: dict[str, Any]
+    settings: dict[str, int]
     plain: Callable[[], nn.Module]
     steps: int = 6
 

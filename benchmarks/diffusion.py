@@ -44,6 +44,7 @@ from simulacra.runs.conductor import Run
 from simulacra.runs.judging import ruler_features
 from simulacra.runs.recipe import Recipe
 from simulacra.runs.using import sample_in_chunks
+from simulacra.spaces import Images
 
 SEED, COUNT, GUIDED = 0, 600, 400
 WALKS: dict[str, dict[str, Any]] = {
@@ -84,6 +85,7 @@ class Ruler:
     def of(cls, folder: Path, count: int) -> Ruler:
         """For so many samples."""
         data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+        assert isinstance(data.space, Images)
         eyes, judge = ruler_features(data, folder, SEED)
         train, *others = (part.all() for part in (data.train, data.valid, data.test))
         labels = [part.condition for part in (train, *others) if part.condition is not None]
@@ -238,10 +240,11 @@ def without(part: Part, label: int) -> Part:
 def strangers(rounds: int, out: int) -> dict[str, Any]:
     """AUROC of all data of a class that training did not see against the others of the test split."""
     data, told = open_data("digits"), dict[str, Any]()
-    parts = {name: without(getattr(data, name), out) for name in ("train", "valid", "test")}
-    ordinary = replace(data, **parts)
+    parts = (data.train, data.valid, data.test)
+    train, valid, test = (without(part, out) for part in parts)
+    ordinary = replace(data, train=train, valid=valid, test=test)
     known = ordinary.test.all().x
-    strange = torch.cat([_of_class(getattr(data, name), out) for name in parts])
+    strange = torch.cat([_of_class(part, out) for part in parts])
     for name, budget in (("ddpm", f"{rounds}steps"), ("vae", "3000steps")):
         model = shelf.build(name, data.space, num_examples=len(ordinary.train))
         size = model.game().batch_size

@@ -73,14 +73,14 @@ def ours(name: SamplerName, path: list[Level], eta: float = 0.0) -> list[Tensor]
 def theirs(scheduler: Any, **options: Any) -> Iterator[Tensor]:
     """Each state as a variance-preserving x; the network is called at the scheduler's level."""
     scheduler.set_timesteps(STEPS)
-    sigmas = getattr(scheduler, "sigmas", None)
-    explodes = "dpm" not in type(scheduler).__name__.lower() and sigmas is not None
-    x = start() * (math.hypot(1.0, float(sigmas[0])) if explodes else 1.0)
+    sigmas: list[float] = getattr(scheduler, "sigmas", torch.empty(0)).tolist()
+    explodes = "dpm" not in type(scheduler).__name__.lower() and bool(sigmas)
+    x = start() * (math.hypot(1.0, sigmas[0]) if explodes else 1.0)
     for index, t in enumerate(scheduler.timesteps):
         bar, following = float(scheduler.alphas_cumprod[int(t)]), 0.0
         now = Level(bar**0.5, (1 - bar) ** 0.5)
-        if sigmas is not None:
-            now, following = Level.preserving(float(sigmas[index])), float(sigmas[index + 1])
+        if sigmas:
+            now, following = Level.preserving(sigmas[index]), sigmas[index + 1]
         seen = scheduler.scale_model_input(x, t)
         x = scheduler.step(network(seen, now), t, x, **options).prev_sample
         yield x / math.hypot(1.0, following) if explodes else x

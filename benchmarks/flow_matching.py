@@ -134,8 +134,8 @@ def latent(seconds: float) -> Numbers:
         model = trained(name, data, seconds)
         begun = time.process_time()
         x = model.sample(LARGE_DRAWN, generator=torch.Generator().manual_seed(1))
-        seconds = time.process_time() - begun
-        told[name] = {"distance": ruler.distance(x), "seconds": round(seconds, 2)}
+        taken = time.process_time() - begun
+        told[name] = {"distance": ruler.distance(x), "seconds": round(taken, 2)}
     return told
 
 

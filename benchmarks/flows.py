@@ -40,12 +40,15 @@ Step = Callable[[Tensor], Tensor]
 
 def ours(kind: str, shape: dict[str, int]) -> tuple[nn.Module, Step]:
     space = Vectors(shape["size"])
-    same = {"blocks": shape["transforms"], "hidden": shape["hidden"], "layers": shape["layers"]}
+    blocks, hidden, layers = shape["transforms"], shape["hidden"], shape["layers"]
     model: MAF | SplineFlow
     if kind == "maf":
-        model = MAF(space, MAFConfig(**same))
+        model = MAF(space, MAFConfig(blocks=blocks, hidden=hidden, layers=layers))
     else:
-        model = SplineFlow(space, SplineConfig(**same, bins=BINS, bound=BOUND, linear=False))
+        config = SplineConfig(
+            blocks=blocks, hidden=hidden, layers=layers, bins=BINS, bound=BOUND, linear=False
+        )
+        model = SplineFlow(space, config)
     noise = BatchNoise(torch.Generator(), shape["batch"])
     return model, lambda x: model.negative_log_likelihood(Batch(x), noise, Clock()).value
 

@@ -97,9 +97,11 @@ def main() -> None:
             kills.append({"model": name, "round": target, "killed": code != 0, "identical": same})
             print(kills[-1], file=sys.stderr, flush=True)
     stopped = sum(bool(one["killed"]) for one in kills)
-    same = sum(bool(one["identical"]) for one in kills)
+    identical = sum(bool(one["identical"]) for one in kills)
     print(
-        json.dumps({"runs": count, "killed": stopped, "identical": same, "each": kills}, indent=1)
+        json.dumps(
+            {"runs": count, "killed": stopped, "identical": identical, "each": kills}, indent=1
+        )
     )
 
 

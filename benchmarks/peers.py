@@ -29,10 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VAE = {"latent": 16, "hidden": 512, "batch": 128, "rate": 1e-3, "epochs": 10}
+VAE = {"latent": 16, "hidden": 512, "batch": 128, "epochs": 10}
 # Our five blocks at the lowest resolution make about the parameters of the peer's two layers at each.
-DDPM = {"channels": 32, "batch": 64, "rate": 1e-3, "steps": 100, "side": 32}
-VQ_VAE = {"codes": 512, "width": 32, "hidden": 64, "batch": 64, "rate": 1e-3, "steps": 400}
+DDPM = {"channels": 32, "batch": 64, "steps": 100, "side": 32}
+VQ_VAE = {"codes": 512, "width": 32, "hidden": 64, "batch": 64, "steps": 400}
+RATE = 1e-3
 HELD_OUT, AT_ONCE = 2000, 500
 
 
@@ -71,8 +72,12 @@ def vae_ours() -> dict[str, Any]:
     from simulacra.runs.recipe import Recipe
 
     data = open_data("mnist", view="binary")
-    settings = {"hidden": VAE["hidden"], "layers": 1, "latent": VAE["latent"]}
-    settings |= {"learning_rate": VAE["rate"]}
+    settings = {
+        "hidden": VAE["hidden"],
+        "layers": 1,
+        "latent": VAE["latent"],
+        "learning_rate": RATE,
+    }
     model = build("vae", data.space, settings=settings, num_examples=len(data.train))
     steps = len(data.train) // VAE["batch"] * VAE["epochs"]
     recipe = Recipe(
@@ -104,9 +109,7 @@ def vae_pythae(best: bool) -> dict[str, Any]:
     config = peer.VAEConfig((1, 28, 28), VAE["latent"], reconstruction_loss="bce")
     model = peer.VAE(config)
     if best:
-        seconds, images = _plain_loop(
-            model, train, _vae_loss, VAE["batch"], VAE["rate"], VAE["epochs"]
-        )
+        seconds, images = _plain_loop(model, train, _vae_loss, VAE["batch"], VAE["epochs"])
     else:
         with tempfile.TemporaryDirectory() as folder:
             settings = BaseTrainerConfig(
@@ -114,7 +117,7 @@ def vae_pythae(best: bool) -> dict[str, Any]:
                 per_device_train_batch_size=VAE["batch"],
                 per_device_eval_batch_size=VAE["batch"],
                 num_epochs=VAE["epochs"],
-                learning_rate=VAE["rate"],
+                learning_rate=RATE,
                 no_cuda=True,
             )
             trainer = BaseTrainer(model, _Rows(train), _Rows(test), settings)
@@ -127,14 +130,14 @@ def vae_pythae(best: bool) -> dict[str, Any]:
     return told(images, seconds, model, float(bound), "held-out bound (nats)")
 
 
-class _Record(dict):
+class _Record(dict[str, Any]):
     """What the peer's models are called with: entries that are also attributes."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
 
-class _Rows(torch.utils.data.Dataset):
+class _Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(self, rows: Tensor) -> None:
         self.data = rows
 
@@ -144,11 +147,13 @@ class _Rows(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         from pythae.data.datasets import DatasetOutput
 
-        return DatasetOutput(data=self.data[index])
+        row: dict[str, Tensor] = DatasetOutput(data=self.data[index])
+        return row
 
 
 def _vae_loss(model: nn.Module, x: Tensor) -> Tensor:
-    return model(_Record(data=x))["loss"]
+    loss: Tensor = model(_Record(data=x))["loss"]
+    return loss
 
 
 def _plain_loop(
@@ -156,7 +161,6 @@ def _plain_loop(
     train: Tensor,
     loss: Callable[[nn.Module, Tensor], Tensor],
     batch: int,
-    rate: float,
     epochs: int,
     *,
     whole: bool = True,
@@ -165,7 +169,7 @@ def _plain_loop(
 
     Not ``whole``: the caller compiled the parts that can be compiled.
     """
-    optimiser = torch.optim.AdamW(model.parameters(), rate, fused=True)
+    optimiser = torch.optim.AdamW(model.parameters(), RATE, fused=True)
     compiled = torch.compile(loss) if whole else loss
 
     def steps(order: Iterator[Tensor]) -> int:
@@ -206,8 +210,8 @@ def vq_vae_ours() -> dict[str, Any]:
     from simulacra.runs.recipe import with_optimiser
 
     data = open_data("mnist")
-    settings = {"codes": VQ_VAE["codes"], "width": VQ_VAE["width"], "hidden": VQ_VAE["hidden"]}
-    settings |= {"prior": "own", "learning_rate": VQ_VAE["rate"], "batch_size": VQ_VAE["batch"]}
+    settings = {"prior": "own", "learning_rate": RATE, "batch_size": VQ_VAE["batch"]}
+    settings |= {"codes": VQ_VAE["codes"], "width": VQ_VAE["width"], "hidden": VQ_VAE["hidden"]}
     model = build("vq-vae", data.space, settings=settings, num_examples=len(data.train))
     game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
@@ -243,7 +247,7 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
 
     strides, sizes = Strides((28, 28), 2), (VQ_VAE["hidden"], 2)
 
-    class Encoder(BaseEncoder):
+    class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = StridedEncoder(strides, 1, *sizes, VQ_VAE["width"])
@@ -251,7 +255,7 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
         def forward(self, x: Tensor) -> Any:
             return ModelOutput(embedding=self.inner(x).contiguous())
 
-    class Decoder(BaseDecoder):
+    class Decoder(BaseDecoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = StridedDecoder(strides, VQ_VAE["width"], *sizes, 1)
@@ -277,7 +281,7 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
                 per_device_train_batch_size=VQ_VAE["batch"],
                 per_device_eval_batch_size=VQ_VAE["batch"],
                 num_epochs=1,
-                learning_rate=VQ_VAE["rate"],
+                learning_rate=RATE,
                 no_cuda=True,
             )
             trainer = BaseTrainer(model, _Rows(train[:count]), None, settings)
@@ -289,8 +293,9 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
         # Of the whole, the peer's dictionaries come out of torch.compile without their entries.
         for part in (model.encoder.inner, model.decoder.inner):
             part.compile()
-        batch, rate = int(VQ_VAE["batch"]), VQ_VAE["rate"]
-        seconds, images = _plain_loop(model, train[:count], _vae_loss, batch, rate, 1, whole=False)
+        seconds, images = _plain_loop(
+            model, train[:count], _vae_loss, VQ_VAE["batch"], 1, whole=False
+        )
     model.eval()
     with torch.no_grad():
         back = torch.cat([model(_Record(data=part))["recon_x"] for part in test.split(AT_ONCE)])
@@ -312,7 +317,7 @@ def ddpm_ours() -> dict[str, Any]:
 
     side = DDPM["side"]
     train, test = ((255 * part).to(torch.uint8) for part in mnist(side))
-    settings = {"schedule": "linear", "prediction": "epsilon", "learning_rate": DDPM["rate"]}
+    settings = {"schedule": "linear", "prediction": "epsilon", "learning_rate": RATE}
     settings |= {"channels": DDPM["channels"], "blocks": 5}
     model = build("ddpm", Images(1, side, side), settings=settings, num_examples=60_000)
     game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
@@ -360,7 +365,7 @@ def ddpm_diffusers(best: bool) -> dict[str, Any]:
     if best:
         model = model.to(memory_format=torch.channels_last)
     network = torch.compile(model) if best else model
-    optimiser = torch.optim.AdamW(model.parameters(), DDPM["rate"])
+    optimiser = torch.optim.AdamW(model.parameters(), RATE)
 
     def error(x: Tensor) -> Tensor:
         noise = torch.randn_like(x)

@@ -92,6 +92,8 @@ def against_torch_fidelity() -> dict[str, Any]:
         torch.manual_seed(0)
         for part in own.modules():
             if isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
                 part.running_mean.normal_(0, 0.1)
                 part.running_var.uniform_(0.5, 1.5)
         classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}

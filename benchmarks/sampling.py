@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def redrawn_plus_plus(model: PixelCNNPlusPlus, x: Tensor, noise: RowNoise) -> Te
     parts = (all_pixels.logits, all_pixels.mean, all_pixels.log_scale, all_pixels.coupling)
     mixture = Mixture(*(part.flatten(0, 2) for part in parts))
     drawn = model.pixel(mixture, uniform.flatten(0, 2), None)
-    return drawn.unflatten(0, (len(x), *model.space.shape[1:])).movedim(-1, 1)
+    return drawn.reshape(len(x), *model.space.shape[1:], -1).movedim(-1, 1)
 
 
 def redrawn_transformer(model: Transformer, x: Tensor, noise: RowNoise) -> Tensor:
@@ -117,8 +118,8 @@ def measured(name: str, passes: int, repetitions: int) -> dict[str, Any]:
     same = REDRAWN[type(model)](model, x, noise).eq(x).float().mean()
 
     steps = torch.linspace(0, SIDE * SIDE - 1, passes).long().tolist()
-    unfinished = [x.flatten(1).masked_fill(torch.arange(SIDE * SIDE) >= t, 0) for t in steps]
-    each = [seconds(lambda one=one: model.log_factors(one.reshape(x.shape))) for one in unfinished]
+    places = torch.arange(SIDE * SIDE).reshape(x.shape[1:])
+    each = [seconds(partial(model.log_factors, x.masked_fill(places >= step, 0))) for step in steps]
     plain = sorted(each)[len(each) // 2] * SIDE * SIDE
     return {
         "kept (s)": round(kept, 3),
