@@ -434,3 +434,62 @@ def test_a_warm_up_counts_from_the_player_s_first_stage():
     again = Play(Pair(), Pair().game())
     again.load_state(*play.state())
     assert again.began == {"early": 0, "late": 40}
+
+
+def test_a_component_remembers_what_its_first_sweep_saw():
+    looks, swept = [], []
+
+    def see(batch):
+        looks.append(len(batch))
+        return Batch(batch.x + len(looks), batch.condition)
+
+    def formula(batches, noise, clock):
+        swept.append(list(batches))
+        return {}
+
+    inner = Game([Stage([Rewrite("EM", formula, sweep=True)], rounds=2)], batch_size=5)
+    stages = played_inside(inner, "prior", see, after=0, remembered=True)
+    played(Two(), stages)
+    assert looks == [4, 4, 4], "the first sweep alone is seen"
+    assert [len(batch) for batch in swept[0]] == [5, 5, 2]
+    assert torch.equal(swept[0][2].x, swept[1][2].x)
+    rows = torch.cat([Numbered().batch(i).x + i + 1 for i in range(3)])
+    assert torch.allclose(torch.cat([batch.x for batch in swept[1]]), rows)
+
+
+def test_what_a_sweep_has_written_stands_in_the_average_as_it_is():
+    model = Two()
+
+    def count(batches, noise, clock):
+        model.seen.fill_(sum(len(batch) for batch in batches))
+        return {"finished": 1.0}
+
+    moves = Descent((left(model),), lambda batch, noise, clock: Loss(model.left(batch.x).sum()))
+    stages = [Stage([moves], rounds=5), Stage([Rewrite("count", count, sweep=True)], rounds=1)]
+    play, _ = played(model, stages, average=0.5)
+    assert not torch.equal(play.shadow["left.bias"], model.left.bias)
+    assert play.shadow["seen"] == model.seen == 12
+
+
+def test_a_stage_can_begin_at_the_best_weights():
+    model = Two()
+    best = {name: value.clone() for name, value in model.state_dict().items()}
+    moves = Descent((left(model),), lambda batch, noise, clock: Loss(model.left(batch.x).sum()))
+    still = Rewrite("look", lambda batches, noise, clock: {"bias": float(model.left.bias[0])})
+    play = Play(
+        model, Game([Stage([moves]), Stage([still], rounds=2, from_best=True)], average=0.5)
+    )
+    reports = []
+    for report in play.rounds(Numbered(), lambda clock: clock.rounds / 5):
+        if report.wants_best:
+            assert not torch.equal(model.left.bias, best["left.bias"])
+            play.stand_at(best)
+        reports.append(report)
+    assert [one.wants_best for one in reports] == [False] * 5 + [True, False, False]
+    assert reports[-1].numbers["bias"] == float(best["left.bias"][0])
+    assert torch.equal(play.shadow["left.bias"], best["left.bias"])
+    assert play.reopen(), "the best are to be found anew"
+    assert play.clock.stage == 0
+    assert play.skip_to_best()
+    assert play.clock.stage == 1
+    assert not play.skip_to_best()

@@ -121,7 +121,7 @@ class Stage:
     """A list of turns and its length: a ``share`` of the budget, or at most ``rounds`` rounds.
 
     A stage ``from_best`` builds on what those before it have learnt: it begins at their best weights by
-    the run's held-out measure, and later ones are measured anew.
+    the run's held-out measure.
     """
 
     turns: Sequence[Turn]

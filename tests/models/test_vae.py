@@ -7,15 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chi2
+from torch import nn
 from torch.distributions import Bernoulli, Normal
 
+from simulacra import shelf
+from simulacra.contract import Kind
 from simulacra.data.dataset import Stream
 from simulacra.data.open import open_data
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock, Game, Play, Rewrite, Stage
 from simulacra.layers.heads import ColumnHead
 from simulacra.models.latent.vae import VAE, Config
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.refusals import Refusal
+from simulacra.runs.conductor import train
+from simulacra.runs.recipe import Recipe
 from simulacra.spaces import Column, Images, Labels, Table, Tokens, Vectors
 
 SPACES = [
@@ -44,11 +49,29 @@ def rough(model, spread=0.5):
     return model
 
 
+class Halves(nn.Module):
+    """A prior that can be written down: half N((-2, 0), I / 4), half N((2, 0), I / 4)."""
+
+    kind = Kind.EXACT
+
+    def log_prob(self, z):
+        centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0]], dtype=z.dtype)
+        square = (z.unsqueeze(1) - centres).square().sum(2)
+        return torch.logsumexp(-2 * square, 1) - math.log(2) + math.log(2 / math.pi)
+
+    def sample(self, num_samples, *, generator=None):
+        z = torch.randn(num_samples, 2, generator=generator) / 2
+        z[:, 0] += 4 * (torch.rand(num_samples, generator=generator) < 0.5) - 2
+        return z
+
+
 def exact_log_prob(model, x, points=161, reach=7.0):
     """log p(x) by a sum over a fine grid of the two latent dimensions."""
     side = torch.linspace(-reach, reach, points, dtype=torch.float64)
     z = torch.cartesian_prod(side, side)
     prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi)
+    if model.prior is not None:
+        prior = model.prior.log_prob(z)
     with torch.no_grad():
         told = model._decoded(z, None)
         rows = [model.head.log_prob(row.expand(len(z), *row.shape), told) for row in x]
@@ -270,9 +293,92 @@ def test_free_bits_leave_small_divergences_alone():
     assert losses[1] - losses[0] == pytest.approx(200 - divergence, rel=1e-4)
 
 
+def test_a_learnt_prior_is_that_of_samples_bounds_and_completions():
+    """Each against sums over a grid of z, and all states."""
+    config = Config(latent=2, hidden=16, prior="halves", importance_samples=20_000)
+    model = VAE(Images(1, 2, 2, 2), replace(config, completion_rounds=400), prior=Halves()).eval()
+    rough(model.decoder, 0.8)
+    with torch.no_grad():
+        # q(z|x) = N(0, 4 I) misses no part of either prior.
+        model.encoder[-1].weight.zero_()
+        model.encoder[-1].bias.copy_(torch.tensor([0.0, 0.0, math.log(2), math.log(2)]))
+    every = torch.tensor(list(itertools.product([0, 1], repeat=4))).reshape(-1, 1, 2, 2)
+    normal = VAE(Images(1, 2, 2, 2), Config(latent=2, hidden=16))
+    normal.load_state_dict({k: v for k, v in model.state_dict().items() if k != "fitted"})
+    before, truth = (exact_log_prob(one.double(), every).exp() for one in (normal, model))
+    model = model.float()
+    assert not model.normal_codes
+    for stands, wanted in ((False, before), (True, truth)):
+        model.fitted.fill_(stands)
+        assert float(wanted.sum()) == pytest.approx(1, abs=1e-4)
+        with torch.no_grad():
+            bound = model.log_prob(every, generator=seeded())
+        assert torch.allclose(bound.exp().double(), wanted, rtol=0.1, atol=2e-3)
+        drawn = model.sample(4000, generator=seeded()).flatten(1).long()
+        counts = torch.bincount((drawn * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16)
+        share = counts / 4000
+        assert float((share - wanted).abs().sum()) < 0.08
+        # The other prior would be seen.
+        other = before if stands else truth
+        assert float((share - other).abs().sum()) > 0.2
+
+    known = torch.tensor([[[True, False], [False, True]]]).expand(2000, 1, 2, 2)
+    x = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8).expand(2000, 1, 2, 2)
+    done = model.complete(x, known, generator=seeded()).flatten(1).long()
+    share = torch.bincount(2 * done[:, 1] + done[:, 2], minlength=4) / 2000
+    wanted = truth.reshape(2, 2, 2, 2)[1, :, :, 0].flatten()
+    assert float((share - wanted / wanted.sum()).abs().sum()) < 0.08
+
+
+def test_a_prior_is_learnt_from_codes_once_the_rest_stands(tmp_path):
+    """The mixture's mean and spread are those of draws of q(z|x); held-out data gain by it."""
+    settings = {"prior": "gaussian-mixture", "warm_up": 0.0, "dropout": 0.0, "latent": 4}
+    settings |= {"prior.components": 6}
+    train(Recipe(model="vae", budget="600steps", settings=settings), tmp_path / "run")
+    model = shelf.from_pretrained(tmp_path / "run")
+    data = open_data("digits")
+    codes = model.coded(data.train.all()).x
+    drawn = model.prior.sample(4000, generator=seeded())
+    assert torch.allclose(drawn.mean(0), codes.mean(0), atol=0.1)
+    assert torch.allclose(drawn.std(0), codes.std(0), atol=0.1)
+    held_out = data.valid.all().x
+    learnt = model.log_prob(held_out).mean()
+    told = model.diagnose(held_out)
+    model.fitted.fill_(False)
+    assert learnt > model.log_prob(held_out).mean() + 0.2
+    assert told["divergence (nats)"] < model.diagnose(held_out)["divergence (nats)"] - 0.2
+
+
+def test_training_goes_on_towards_the_normal_prior():
+    """Codes of a run that goes on move again, and what was learnt from the old ones is put aside."""
+    model = VAE(Images(1, 2, 2, 2), Config(latent=2, hidden=16, prior="halves"), prior=Halves())
+    model.prior.game = lambda: Game([Stage([Rewrite("none", lambda *_: {}, sweep=True)], rounds=1)])
+    climb, *_ = model.game().stages
+    model.fitted.fill_(True)
+    binary = replace(open_data("digits", view="binary").train, space=model.space)
+    crop = replace(binary, view=lambda x, _: (x[:, :, :2, :2] > 7).to(torch.uint8))
+    list(
+        Play(model, Game([replace(climb, rounds=1)])).rounds(Stream(crop, 8, seed=0), lambda _: 0.0)
+    )
+    assert not model.fitted
+
+
+@pytest.mark.parametrize(("kind", "code"), [(None, "CFG-223"), (Kind.LOWER, "CFG-231")])
+def test_a_prior_that_is_not_there_or_only_bounds_is_refused(kind, code):
+    prior = None
+    if kind is not None:
+        prior = Halves()
+        prior.kind = kind
+    with pytest.raises(Refusal) as refusal:
+        VAE(Images(1, 2, 2, 2), Config(prior="halves"), prior=prior)
+    assert refusal.value.code == code
+
+
 def test_few_images_get_few_codes():
     space = Images(3, 32, 32, levels=256)
     few, some, many = (VAE.recommend(space, count) for count in (320, 3500, 60_000))
     assert few.latent < some.latent < many.latent
     assert few.batch_size < some.batch_size < many.batch_size
     assert {one.network for one in (few, some, many)} == {"convolutional"}
+    assert few.prior == some.prior == "gaussian-mixture"
+    assert many.prior == VAE.recommend(space, 40).prior == "normal"

@@ -1,8 +1,11 @@
 """Which weights a run ends with where there is no likelihood to tell."""
 
+import itertools
 import json
+import math
 
 import pytest
+import torch
 
 from simulacra import shelf
 from simulacra.data.open import open_data
@@ -35,3 +38,30 @@ def test_an_autoencoder_keeps_the_weights_that_rebuild_held_out_data_best(tmp_pa
 def test_patience_that_has_nothing_to_wait_for_says_so(tmp_path):
     numbers = train(Recipe(model="gan", budget="2steps", patience=3), tmp_path / "run")
     assert any("patience has no effect: gan" in line for line in numbers["warnings"])
+
+
+def test_what_builds_on_a_stage_builds_on_its_best_weights(tmp_path):
+    """Stopped early, the first stage leaves its best weights to the prior, which is still learnt."""
+    recipe = Recipe(
+        model="vae",
+        budget="800steps",
+        patience=2,
+        settings={"prior": "gaussian-mixture", "learning_rate": 0.01, "dropout": 0.0},
+    )
+    numbers = train(recipe, tmp_path / "run")
+    assert any("stopped early" in line for line in numbers["warnings"])
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()
+    ]
+    bits = [line["held-out bits/dim"] for line in lines if "held-out bits/dim" in line]
+    worse = next(i for i, (one, then) in enumerate(itertools.pairwise(bits)) if then > one)
+    best, last = bits[worse], bits[-1]
+    model = shelf.from_pretrained(tmp_path / "run")
+    assert model.fitted
+    model.fitted.fill_(False)
+    held_out = open_data("digits").valid.all().x
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        nats = float(-model.log_prob(held_out, generator=generator).double().mean())
+    assert nats / 64 / math.log(2) == pytest.approx(best, rel=1e-4)
+    assert last < best

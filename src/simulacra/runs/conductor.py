@@ -189,10 +189,10 @@ class Run:
         self._line(pending)
 
     def _back_to_best(self) -> None:
-        """What follows builds on the best weights so far, and is measured by itself."""
+        """What follows builds on the best weights so far, and has as long as they had to be better."""
         if self.best.weights:
             self.play.stand_at(self.best.weights)
-        self.best = _Best()
+        self.best.age = 0
 
     def _stopped(self) -> None:
         if self.folder is None:

@@ -68,6 +68,8 @@ from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 NORMAL = "normal"
 ENOUGH = 10
 """Data for each entry of a code, from which a prior can be learnt."""
+DRAWS = 8
+"""Draws of q(z|x) that a prior learns from, for each datum."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ class VAE(
         return Loss(value / self.space.dimensions, numbers)
 
     def coded(self, batch: Batch) -> Batch:
-        """Draws of q(z|x), as the prior sees a batch; the same batch is seen the same way each time."""
+        """Draws of q(z|x), as the prior sees a batch: ``DRAWS`` of each datum, each time the same."""
         training, _ = self.training, self.eval()
         with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
             mean, log_scale = self._posterior(
@@ -354,7 +356,8 @@ class VAE(
             )
             seed = mixed(*mean.double().sum(0).view(torch.int64).tolist())
             noise = BatchNoise(torch.Generator().manual_seed(seed), len(batch), mean.device)
-            z = mean + log_scale.exp() * noise.normal(self.config.latent)
+            u = noise.normal(DRAWS, self.config.latent)
+            z = (mean.unsqueeze(1) + log_scale.exp().unsqueeze(1) * u).flatten(0, 1)
         self.train(training)
         return Batch(z)
 
