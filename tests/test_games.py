@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from simulacra.families.composed import played_inside
 from simulacra.games import (
     Batch,
     Clock,
@@ -16,7 +17,6 @@ from simulacra.games import (
     Player,
     Rewrite,
     Stage,
-    played_inside,
 )
 from simulacra.optimisation import OPTIMISERS, AdamP, Optimiser
 from simulacra.refusals import Refusal

@@ -36,7 +36,8 @@ from simulacra.contract import (
     Sampler,
     require_component,
 )
-from simulacra.games import Batch, Clock, Game, Rewrite, Stage, played_inside
+from simulacra.families.composed import played_inside
+from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.front_door import as_device, drawn_labels, require_no_missing
 from simulacra.layers.rebuilding import Rebuilding
 from simulacra.probability.noise import Noise, row_noise

@@ -53,8 +53,9 @@ from simulacra.contract import (
     Scorer,
     require_component,
 )
+from simulacra.families.composed import played_inside
 from simulacra.families.latent import VariationalAutoencoder
-from simulacra.games import Batch, Clock, Game, Loss, Rewrite, Stage, played_inside
+from simulacra.games import Batch, Clock, Game, Loss, Rewrite, Stage
 from simulacra.layers.front_door import as_device
 from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron

@@ -43,6 +43,7 @@ from simulacra.contract import (
     Scorer,
     require_component,
 )
+from simulacra.families.composed import played_inside
 from simulacra.games import (
     Batch,
     Clock,
@@ -53,7 +54,6 @@ from simulacra.games import (
     Rewrite,
     Stage,
     mean_over_processes,
-    played_inside,
     world_and_rank,
 )
 from simulacra.layers.front_door import as_device, centred, drawn_labels

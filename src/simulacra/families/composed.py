@@ -1,0 +1,82 @@
+"""Models that are made of others: a component's game, played as stages of the whole's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from simulacra.games import Batch, Clock, Game, Loss, Player, Rewrite, Stage, Turn
+from simulacra.probability.noise import Noise
+
+
+def played_inside(
+    game: Game,
+    name: str,
+    see: Callable[[Batch], Batch],
+    *,
+    after: int,
+    share: float = 1.0,
+    remembered: bool = False,
+) -> list[Stage]:
+    """The stages of a component's game, as those of the game of the model that is made of it.
+
+    Its turns get ``see(batch)`` (the codes of data, for a prior over codes) and a clock whose first stage
+    is the one after ``after`` others; its players and buffers are named after ``name``, the attribute
+    that holds it. Those of its stages that a budget limits have ``share`` of it together. What is
+    ``remembered`` is seen once: later sweeps go over the batches of the first, in ``game``'s sizes.
+    """
+    memory: list[Batch] = []
+    players: dict[int, Player] = {}
+    turns: dict[int, Turn] = {}
+
+    def own(clock: Clock) -> Clock:
+        return replace(clock, stage=max(clock.stage - after, 0))
+
+    def player(old: Player) -> Player:
+        return players.setdefault(id(old), replace(old, name=f"{name} {old.name}"))
+
+    def recalled(batches: Iterator[Batch]) -> Iterator[Batch]:
+        if not memory:
+            memory.extend(_joined(list(map(see, batches)), game.batch_size))
+        return iter(memory)
+
+    def turn(old: Turn) -> Turn:
+        if isinstance(old, Rewrite):
+            formula = old.formula
+            seen = recalled if remembered and old.sweep else partial(map, see)
+
+            def rewrite(
+                batches: Iterator[Batch], noise: Noise, clock: Clock
+            ) -> Mapping[str, float]:
+                return formula(seen(batches), noise, own(clock))
+
+            return replace(old, formula=rewrite)
+        lowered = old.loss
+
+        def loss(batch: Batch, noise: Noise, clock: Clock) -> Loss:
+            return lowered(see(batch), noise, own(clock))
+
+        buffers = tuple(f"{name}.{one}" for one in old.buffers)
+        return replace(old, players=tuple(map(player, old.players)), loss=loss, buffers=buffers)
+
+    def once(old: Turn) -> Turn:
+        # One turn may stand in the list several times and has to stay one turn.
+        return turns.setdefault(id(old), turn(old))
+
+    total = sum(stage.share for stage in game.stages if stage.rounds is None) or 1.0
+    return [
+        replace(stage, turns=[once(one) for one in stage.turns], share=share * stage.share / total)
+        for stage in game.stages
+    ]
+
+
+def _joined(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """The same rows in batches of ``size``."""
+    x = torch.cat([batch.x for batch in batches])
+    conditions = [batch.condition for batch in batches if batch.condition is not None]
+    given = torch.cat(conditions).split(size) if conditions else itertools.repeat(None)
+    return [Batch(part, labels) for part, labels in zip(x.split(size), given, strict=False)]
