@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from simulacra.probability.noise import Noise
 from simulacra.refusals import Refusal
 
-AT_ONCE = 1 << 18
+AT_ONCE = 1 << 20
 """Distances worked out at a time: so many stay in a core's cache."""
 MOST_LEVELS = 64
 GRACE = 0.2

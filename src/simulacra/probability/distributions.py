@@ -72,14 +72,9 @@ def discretised_logistic_log_prob(
     lower = (centre - half_cell) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) without the cancellation of the far tails.
     width = 2 * half_cell * inverse_scale
-    inside = (
-        functional.logsigmoid(upper)
-        + functional.logsigmoid(-lower)
-        + torch.log(-torch.expm1(-width.clamp(min=1e-12)))
-    )
-    edge_low = functional.logsigmoid(upper)
-    edge_high = functional.logsigmoid(-lower)
-    return torch.where(x == 0, edge_low, torch.where(x == levels - 1, edge_high, inside))
+    below, above = functional.logsigmoid(upper), functional.logsigmoid(-lower)
+    inside = below + above + torch.log(-torch.expm1(-width.clamp(min=1e-12)))
+    return torch.where(x == 0, below, torch.where(x == levels - 1, above, inside))
 
 
 def discretised_logistic_draw(
