@@ -296,7 +296,7 @@ def test_free_bits_leave_small_divergences_alone():
 def test_a_learnt_prior_is_that_of_samples_bounds_and_completions():
     """Each against sums over a grid of z, and all states."""
     config = Config(latent=2, hidden=16, prior="halves", importance_samples=20_000)
-    model = VAE(Images(1, 2, 2, 2), replace(config, completion_rounds=400), prior=Halves()).eval()
+    model = VAE(Images(1, 2, 2, 2), replace(config, completion_rounds=100), prior=Halves()).eval()
     rough(model.decoder, 0.8)
     with torch.no_grad():
         # q(z|x) = N(0, 4 I) misses no part of either prior.

@@ -20,6 +20,7 @@ from simulacra.layers.front_door import as_device, centred, drawn_labels, one_ho
 from simulacra.layers.heads import ColumnHead, ImageHead
 from simulacra.optimisation import Optimiser
 from simulacra.probability.completion import completed
+from simulacra.probability.distributions import log_standard_normal
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.spaces import Labels, Space, Table, Vectors
 
@@ -70,14 +71,6 @@ class VariationalAutoencoder(nn.Module):
         """The head's raw numbers for codes (n, D)."""
 
     @abstractmethod
-    def _proposed(self, x: Tensor, extra: Tensor | None, noise: Noise) -> Tensor:
-        """z ~ q(z|x), shape (n, D)."""
-
-    @abstractmethod
-    def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
-        """log p(x|z) + log p(z) - log q(z|x), shape (n,)."""
-
-    @abstractmethod
     def negative_bound(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """Minus the bound that is trained on, in nats a dimension."""
 
@@ -124,6 +117,10 @@ class VariationalAutoencoder(nn.Module):
         z = self._drawn_codes(noise, generator)
         return self._decoded(z, self._one_hot(condition, noise.rows))
 
+    def _log_prior(self, z: Tensor) -> Tensor:
+        """log p(z), z (..., D), shape (...)."""
+        return log_standard_normal(z)
+
     def _drawn_codes(self, noise: Noise, generator: torch.Generator | None) -> Tensor:
         """z ~ p(z), a row each row of ``noise``."""
         return noise.normal(self.code_space.size).to(self._weight.dtype)
@@ -145,10 +142,10 @@ class VariationalAutoencoder(nn.Module):
     ) -> Tensor:
         """Approximate draws of p(x_missing|x_known), by a chain of ``completion_rounds``."""
         noise = row_noise(len(x), generator, self._weight.device)
-        joint = _Joint(self, self._one_hot(condition, len(x)))
-        begin = self._drawn_codes(noise, generator)
         x, known = as_device(x, self), as_device(known, self)
-        return completed(joint, x, known, begin, noise, self.config.completion_rounds)
+        held = torch.where(known, x, torch.zeros_like(x))
+        joint = _Joint(self, held, known, self._one_hot(condition, len(x)), generator)
+        return completed(joint, x, known, noise, self.config.completion_rounds)
 
     @torch.no_grad()
     def anomaly_score(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -204,16 +201,22 @@ class VariationalAutoencoder(nn.Module):
 
 @dataclass(frozen=True)
 class _Joint:
-    """The model given a row of labels for each datum, for the chain that completes data."""
+    """The model given what is known of each datum, and a row of labels, for the chain that completes."""
 
     model: VariationalAutoencoder
+    x: Tensor
+    known: Tensor
     extra: Tensor | None
+    generator: torch.Generator | None
 
-    def propose(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.model._proposed(x, self.extra, noise)
+    def begin(self, noise: Noise) -> Tensor:
+        return self.model._drawn_codes(noise, self.generator)
 
-    def log_weight(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.model._log_weight(x, z, self.extra)
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.model._log_prior(z)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        return self.model.head.log_prob(self.x, self.model._decoded(z, self.extra), self.known)
 
     def emit(self, z: Tensor, noise: Noise) -> Tensor:
         return self.model.head.draw(self.model._decoded(z, self.extra), noise)

@@ -52,8 +52,8 @@ class ImageHead(nn.Module):
         if kind == "discretised-logistic":
             self.log_scale = nn.Parameter(torch.full(space.shape, -2.0))
 
-    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
-        """log p(x | raw) in nats, shape (n,)."""
+    def log_prob(self, x: Tensor, raw: Tensor, known: Tensor | None = None) -> Tensor:
+        """log p(x | raw) in nats, shape (n,), or that of the ``known`` entries alone."""
         raw = self._split(raw)
         if self.kind == "bernoulli":
             each = bernoulli_log_prob(x, raw[:, 0])
@@ -62,7 +62,7 @@ class ImageHead(nn.Module):
         else:
             scale = self.log_scale.clamp(min=-7)
             each = discretised_logistic_log_prob(x, raw[:, 0], scale, self.space.levels)
-        return each.flatten(1).sum(1)
+        return (each if known is None else torch.where(known, each, 0)).flatten(1).sum(1)
 
     def draw(self, raw: Tensor, noise: Noise) -> Tensor:
         """An element of the space for each row."""
@@ -124,12 +124,15 @@ class ColumnHead(nn.Module):
         self.outputs = sum(self.sizes)
         self.reads = sum(max(one, 1) for one in self.levels) + sum(missing)
 
-    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
-        """log p(x | raw) in nats, shape (n,), against the measure of the space itself."""
+    def log_prob(self, x: Tensor, raw: Tensor, known: Tensor | None = None) -> Tensor:
+        """log p(x | raw) in nats, shape (n,), against the measure of the space itself; or that of the
+        ``known`` columns alone."""
+        known = torch.ones_like(x, dtype=torch.bool) if known is None else known
         total = torch.zeros(len(x), dtype=raw.dtype, device=raw.device)
         for index, part in enumerate(raw.split(self.sizes, dim=1)):
             if self.levels[index]:
-                total = total + categorical_log_prob(x[:, index], part)
+                each = categorical_log_prob(x[:, index], part)
+                total = total + torch.where(known[:, index], each, 0)
         if self.real.any():
             z = self._standard(x)[:, self.real]
             each = gaussian_log_prob(z.nan_to_num(), self._means(raw), self.log_scale.clamp(min=-6))
@@ -138,7 +141,7 @@ class ColumnHead(nn.Module):
                 logit, may_miss = self._missing(raw), self.may_miss[self.real]
                 there = each + torch.where(may_miss, functional.logsigmoid(-logit), 0)
                 each = torch.where(z.isnan(), functional.logsigmoid(logit), there)
-            total = total + each.sum(1)
+            total = total + torch.where(known[:, self.real], each, 0).sum(1)
         return total
 
     def draw(self, raw: Tensor, noise: Noise) -> Tensor:

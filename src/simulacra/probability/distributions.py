@@ -44,6 +44,11 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -0.5 * (z * z + math.log(2 * math.pi)) - log_scale
 
 
+def log_standard_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I), z (..., D), shape (...)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
 def held_log_scale(raw: Tensor) -> Tensor:
     """A posterior's log standard deviation, held within [-8, 4] in value but not in its slope.
 

@@ -256,13 +256,6 @@ class LadderVAE(
     def gains_by_bf16(self) -> bool:
         return self.config.hidden >= 256
 
-    def _proposed(self, x: Tensor, extra: Tensor | None, noise: Noise) -> Tensor:
-        fresh = noise.normal(self.code_space.size).to(self._weight.dtype)
-        return self._down(self._seen(x, extra), extra, _drawn(fresh)).u
-
-    def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
-        return self._log_weights(x, self._down(self._seen(x, extra), extra, _given(z)))
-
     def _seen(self, x: Tensor, extra: Tensor | None) -> list[Tensor]:
         """e_l of each level, the top one first, (n, hidden) each."""
         read = self._read(x)

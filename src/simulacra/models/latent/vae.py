@@ -61,7 +61,12 @@ from simulacra.layers.heads import ColumnHead, ImageHead, choose_head
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.layers.pyramid import PyramidDecoder, PyramidEncoder
 from simulacra.probability.bounds import importance_weighted
-from simulacra.probability.distributions import gaussian_kl, gaussian_log_prob, held_log_scale
+from simulacra.probability.distributions import (
+    gaussian_kl,
+    gaussian_log_prob,
+    held_log_scale,
+    log_standard_normal,
+)
 from simulacra.probability.noise import BatchNoise, Noise, mixed, scoring_noise
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
@@ -267,23 +272,14 @@ class VAE(
         raw: Tensor = self.decoder(given)
         return raw.to(self._weight.dtype)
 
-    def _proposed(self, x: Tensor, extra: Tensor | None, noise: Noise) -> Tensor:
-        mean, log_scale = self._posterior(x, extra)
-        return mean + log_scale.exp() * noise.normal(mean.shape[1]).to(mean.dtype)
-
-    def _log_weight(self, x: Tensor, z: Tensor, extra: Tensor | None) -> Tensor:
-        surplus = self._log_prior(z) - _log_normal(z, *self._posterior(x, extra))
-        return self.head.log_prob(x, self._decoded(z, extra)) + surplus
-
     @property
     def _stands(self) -> bool:
         """Whether p(z) is the one that was learnt."""
         return self.prior is not None and bool(self.fitted)
 
     def _log_prior(self, z: Tensor) -> Tensor:
-        """log p(z), z (..., D)."""
         if self.prior is None or not self._stands:
-            return _log_standard(z)
+            return super()._log_prior(z)
         log_prob: Tensor = self.prior.log_prob(z.reshape(-1, z.shape[-1]))
         return log_prob.reshape(z.shape[:-1])
 
@@ -331,7 +327,7 @@ class VAE(
         if self.config.training_samples > 1:
             doubly = self.config.gradient == "doubly-reparameterised"
             draws = self.config.training_samples
-            given = (batch.x, extra, noise, draws, _log_standard)
+            given = (batch.x, extra, noise, draws, log_standard_normal)
             weights = self._log_weights(*given, doubly=doubly)
             bound = importance_weighted(weights).mean()
             return Loss(-bound / self.space.dimensions, {"bound (nats)": bound})
@@ -404,11 +400,6 @@ class VAE(
 def _log_normal(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """log N(z; mean, scale^2), summed over the entries of a code."""
     return gaussian_log_prob(z, mean, log_scale).sum(-1)
-
-
-def _log_standard(z: Tensor) -> Tensor:
-    """log N(z; 0, I)."""
-    return _log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
 
 
 def _as_prior(name: str, prior: Any) -> Any:
