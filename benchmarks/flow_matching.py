@@ -1,7 +1,7 @@
 """Flow matching, consistency and latent diffusion: what few steps, straight paths and small codes are
 worth.
 
-    python benchmarks/flow_matching.py > benchmarks/results/flow_matching.json
+    python benchmarks/flow_matching.py > benchmarks/results/flow-matching.json
     python benchmarks/flow_matching.py plane digits consistency latent --scale 0.1
 
 ``plane``: held-out nats of points on a ring and on a grid, beside those of a spline flow that trained

@@ -214,7 +214,10 @@ class DPMSolver:
 
 
 def _spread(mean: Tensor, deviation: float | Tensor, noise: Noise) -> Tensor:
-    return mean + deviation * noise.normal(*mean.shape[1:]).to(mean)
+    fresh = noise.normal(*mean.shape[1:]).to(mean)
+    if isinstance(deviation, float):
+        return torch.add(mean, fresh, alpha=deviation)
+    return mean + deviation * fresh
 
 
 def make_step(name: SamplerName, eta: float = 0.0) -> Step:
