@@ -378,7 +378,9 @@ def test_a_component_s_game_is_played_on_what_it_sees():
             Stage([Rewrite("count", formula)], rounds=1),
         ]
     )
-    stages = played_inside(inner, "prior", lambda batch: Batch(batch.x + 100), after=1, share=0.5)
+    stages = played_inside(
+        inner, "prior", lambda batch, noise: Batch(batch.x + 100), after=1, share=0.5
+    )
     assert [stage.share for stage in stages[:2]] == [0.375, 0.125]
     first, again = stages[0].turns
     assert first is again is stages[1].turns[0]
@@ -448,8 +450,11 @@ def test_a_component_remembers_what_its_first_sweep_saw():
         return {}
 
     inner = Game([Stage([Rewrite("EM", formula, sweep=True)], rounds=2)], batch_size=5)
-    stages = played_inside(inner, "prior", see, after=0, remembered=True)
-    played(Two(), stages)
+    stages = played_inside(
+        inner, "prior", lambda *_: Batch(torch.zeros(1)), after=0, remembered=see
+    )
+    play, _ = played(Two(), stages)
+    assert play.clock.examples == 24, "a sweep counts whether it is looked at or remembered"
     assert looks == [4, 4, 4], "the first sweep alone is seen"
     assert [len(batch) for batch in swept[0]] == [5, 5, 2]
     assert torch.equal(swept[0][2].x, swept[1][2].x)

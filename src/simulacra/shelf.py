@@ -353,6 +353,11 @@ def from_pretrained(folder: Path | str, *, settings: Mapping[str, Any] = {}) -> 
     return model.eval()
 
 
+def untrained(folder: Path) -> Any:
+    """The model of a run as it was built, whatever is recommended today, with weights of no meaning."""
+    return _as_described(read_card(folder), {}, folder)
+
+
 def _as_described(card: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> Any:
     """The model that ``describe`` told of, with what it is made of, and weights of no meaning."""
     entry = find(str(card["model"]))

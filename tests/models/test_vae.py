@@ -336,8 +336,9 @@ def test_a_prior_is_learnt_from_codes_once_the_rest_stands(tmp_path):
     settings |= {"prior.components": 6}
     train(Recipe(model="vae", budget="600steps", settings=settings), tmp_path / "run")
     model = shelf.from_pretrained(tmp_path / "run")
+    assert all(value.isfinite().all() for value in model.state_dict().values())
     data = open_data("digits")
-    codes = model.coded(data.train.all()).x
+    codes = model.coded_often(data.train.all()).x
     drawn = model.prior.sample(4000, generator=seeded())
     assert torch.allclose(drawn.mean(0), codes.mean(0), atol=0.1)
     assert torch.allclose(drawn.std(0), codes.std(0), atol=0.1)
@@ -372,6 +373,18 @@ def test_a_prior_that_is_not_there_or_only_bounds_is_refused(kind, code):
     with pytest.raises(Refusal) as refusal:
         VAE(Images(1, 2, 2, 2), Config(prior="halves"), prior=prior)
     assert refusal.value.code == code
+
+
+def test_a_prior_that_draws_noise_for_each_row_learns_from_codes(tmp_path):
+    settings = {"prior": "nade", "latent": 4, "prior.hidden": 16}
+    train(Recipe(model="vae", budget="60steps", settings=settings), tmp_path / "run")
+    assert shelf.read_card(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_prior_with_little_time_is_refused():
+    with pytest.raises(Refusal) as refusal:
+        VAE(Images(1, 2, 2, 2), Config(prior="halves", prior_share=0.05), prior=Halves())
+    assert refusal.value.code == "CFG-232"
 
 
 def test_few_images_get_few_codes():

@@ -3,13 +3,15 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from simulacra import shelf
 from simulacra.data.open import open_data
-from simulacra.runs.conductor import train
+from simulacra.models.latent.vae import VAE
+from simulacra.runs.conductor import resume, train
 from simulacra.runs.recipe import Recipe
 
 SCORE = "held-out squared error of rebuilding"
@@ -65,3 +67,17 @@ def test_what_builds_on_a_stage_builds_on_its_best_weights(tmp_path):
         nats = float(-model.log_prob(held_out, generator=generator).double().mean())
     assert nats / 64 / math.log(2) == pytest.approx(best, rel=1e-4)
     assert last < best
+
+
+def test_a_run_goes_on_as_it_was_built_whatever_is_recommended_today(tmp_path, monkeypatch):
+    train(Recipe(model="vae", budget="4steps"), tmp_path / "run")
+    kept = VAE.recommend
+    monkeypatch.setattr(
+        VAE,
+        "recommend",
+        classmethod(lambda _, *of: replace(kept(*of), hidden=99, prior="gaussian-mixture")),
+    )
+    resume(tmp_path / "run", budget="8steps")
+    card = shelf.read_card(tmp_path / "run")
+    assert card["numbers"]["rounds"] == 8
+    assert card["config"]["hidden"] != 99

@@ -5,29 +5,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from simulacra.games import Batch, Clock, Game, Loss, Player, Rewrite, Stage, Turn
 from simulacra.probability.noise import Noise
 
+LEAST_SHARE = 0.3
+"""A prior's least part of the training: in less, averages would still remember other codes."""
+
 
 def played_inside(
     game: Game,
     name: str,
-    see: Callable[[Batch], Batch],
+    see: Callable[[Batch, Noise], Batch],
     *,
     after: int,
     share: float = 1.0,
-    remembered: bool = False,
+    remembered: Callable[[Batch], Batch] | None = None,
 ) -> list[Stage]:
     """The stages of a component's game, as those of the game of the model that is made of it.
 
-    Its turns get ``see(batch)`` (the codes of data, for a prior over codes) and a clock whose first stage
-    is the one after ``after`` others; its players and buffers are named after ``name``, the attribute
-    that holds it. Those of its stages that a budget limits have ``share`` of it together. What is
-    ``remembered`` is seen once: later sweeps go over the batches of the first, in ``game``'s sizes.
+    Its turns get ``see(batch, noise)`` (codes of data, for a prior over codes) and a clock whose first
+    stage is the one after ``after`` others; its players and buffers are named after ``name``, the
+    attribute that holds it. Those of its stages that a budget limits have ``share`` of it together. What
+    ``remembered`` gives of batches in a sweep is kept: later sweeps go over it, in ``game``'s sizes.
     """
     memory: list[Batch] = []
     players: dict[int, Player] = {}
@@ -39,26 +41,30 @@ def played_inside(
     def player(old: Player) -> Player:
         return players.setdefault(id(old), replace(old, name=f"{name} {old.name}"))
 
-    def recalled(batches: Iterator[Batch]) -> Iterator[Batch]:
+    def recalled(batches: Iterator[Batch], look: Callable[[Batch], Batch]) -> Iterator[Batch]:
         if not memory:
-            memory.extend(_joined(list(map(see, batches)), game.batch_size))
+            memory.extend(_joined(list(map(look, batches)), game.batch_size))
+        # The clock counts what is swept over, whether it is looked at or remembered.
+        for _ in batches:
+            pass
         return iter(memory)
 
     def turn(old: Turn) -> Turn:
         if isinstance(old, Rewrite):
             formula = old.formula
-            seen = recalled if remembered and old.sweep else partial(map, see)
 
             def rewrite(
                 batches: Iterator[Batch], noise: Noise, clock: Clock
             ) -> Mapping[str, float]:
-                return formula(seen(batches), noise, own(clock))
+                if remembered is not None and old.sweep:
+                    return formula(recalled(batches, remembered), noise, own(clock))
+                return formula((see(batch, noise) for batch in batches), noise, own(clock))
 
             return replace(old, formula=rewrite)
         lowered = old.loss
 
         def loss(batch: Batch, noise: Noise, clock: Clock) -> Loss:
-            return lowered(see(batch), noise, own(clock))
+            return lowered(see(batch, noise), noise, own(clock))
 
         buffers = tuple(f"{name}.{one}" for one in old.buffers)
         return replace(old, players=tuple(map(player, old.players)), loss=loss, buffers=buffers)

@@ -60,7 +60,7 @@ def completed(joint: Joint, x: Tensor, known: Tensor, noise: Noise, rounds: int)
         back = (z - other - size.square() / 2 * uphill) / size
         rise = above - height + 0.5 * (u.square() - back.square()).sum(1)
         # Far out a height may not be a number, and such a step is not taken.
-        rise = rise.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+        rise = rise.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         taken = noise.uniform().to(z).log() < rise
         z, slope = (
             torch.where(taken.unsqueeze(1), new, old) for new, old in ((other, z), (uphill, slope))

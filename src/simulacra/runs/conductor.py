@@ -107,7 +107,7 @@ class Run:
         self.play = Play(model, game, seed=recipe.seed, bf16=self.bf16)
         self.conditional = model.condition_space is not None
         self.best = _Best()
-        self.seconds = 0.0
+        self.seconds = self.agreed = 0.0
         self.warnings: list[str] = []
         self.ledger = Ledger(None)
         self.flight = FlightRecorder(data.space, data.train.first(WATCHED).x)
@@ -175,14 +175,14 @@ class Run:
             if self._passed("picture", marks, PICTURES):
                 self._picture()
                 self._diagnose()
-            if time.monotonic() - saved_at > self.save_every:
-                pending = self._line(pending)
-                self._try_to_save()
-                saved_at = time.monotonic()
             if self.recipe.patience and self.best.age >= self.recipe.patience:
                 self._warn(f"stopped early: no better measure in {self.best.age} measures")
                 if not self.play.skip_to_best():
                     break
+            if time.monotonic() - saved_at > self.save_every:
+                pending = self._line(pending)
+                self._try_to_save()
+                saved_at = time.monotonic()
             if asked_to_stop():
                 self._line(pending)
                 self._stopped()
@@ -209,10 +209,13 @@ class Run:
         if self.world > 1 and self.budget.unit == "seconds":
             shared = torch.tensor(used)
             dist.broadcast(shared, src=0)
-            used = float(shared)
+            used = self.agreed = float(shared)
         return used
 
     def _share(self) -> float:
+        """The part of the budget that is used; of seconds, the one that the processes last agreed on."""
+        if self.world > 1 and self.budget.unit == "seconds":
+            return min(1.0, self.agreed)
         return min(1.0, self.budget.used(self.play.clock, self.seconds))
 
     def _mark(self, count: int) -> int:
@@ -428,14 +431,17 @@ def train(
             reason = f"the data {shown(recipe.data)} have no labels for {recipe.model} to learn"
             way_out = "choose another model" if supervised else "leave --conditional out"
             raise Refusal("CFG-042", reason, way_out=way_out)
-        model = shelf.build(
-            recipe.model,
-            data.space,
-            settings=recipe.settings,
-            condition=condition,
-            num_examples=len(data.train),
-            seed=recipe.seed,
-        )
+        if resume:
+            model = shelf.untrained(folder)
+        else:
+            model = shelf.build(
+                recipe.model,
+                data.space,
+                settings=recipe.settings,
+                condition=condition,
+                num_examples=len(data.train),
+                seed=recipe.seed,
+            )
         run = Run(model, data, recipe, folder, device=device, save_every=save_every, show=show)
         if resume:
             run.restore()

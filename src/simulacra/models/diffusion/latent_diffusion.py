@@ -36,7 +36,7 @@ from simulacra.contract import (
     Sampler,
     require_component,
 )
-from simulacra.families.composed import played_inside
+from simulacra.families.composed import LEAST_SHARE, played_inside
 from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.front_door import as_device, drawn_labels, require_no_missing
 from simulacra.layers.rebuilding import Rebuilding
@@ -45,8 +45,6 @@ from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
 OWN = "own"
-LEAST_SHARE = 0.3
-"""The prior's least part of the training: in less, averages would still remember other codes."""
 RIDGE = 1e-4
 """What is added to variances of standardised codes."""
 
@@ -278,7 +276,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
             "largest entry of a code (deviations)": float(z.abs().max()),
         }
 
-    def coded(self, batch: Batch) -> Batch:
+    def coded(self, batch: Batch, noise: Noise) -> Batch:
         """A batch as the prior sees it."""
         training, _ = self.autoencoder.training, self.autoencoder.eval()
         with torch.autocast(batch.x.device.type, enabled=False):
@@ -293,7 +291,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         """Shift and scale of every entry of a code, over all the data."""
         self.shift.zero_()
         self.scale.fill_(1.0)
-        moments = _Moments.of(self.coded(batch).x for batch in batches)
+        moments = _Moments.of(self.coded(batch, noise).x for batch in batches)
         self.shift.copy_(moments.mean)
         deviation = moments.covariance.diagonal().clamp(min=0).sqrt()
         # An entry that the autoencoder does not use has nothing to divide by.
@@ -319,7 +317,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         )
 
 
-def _alone(batch: Batch) -> Batch:
+def _alone(batch: Batch, noise: Noise) -> Batch:
     """A batch as the autoencoder sees it: a condition is the prior's."""
     return Batch(batch.x)
 

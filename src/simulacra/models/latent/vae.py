@@ -21,14 +21,13 @@ then decode to nothing known. Once the rest stands, a model of the shelf may lea
 data (Ghosh et al. 2020, sec. 4). Of the bound that raises E_q(z|x)[log p(z)], the only term with p(z) in
 it, so what is reported stays a bound, of the model that is sampled.
 
-Missing entries are filled in by a chain, z ~ q(z|x) and x_missing ~ p(x|z) by turns, that is
-approximate (``probability/completion.py``).
+Missing entries are filled in by a chain towards p(z|x_known), and a draw of p(x_missing|z)
+(``probability/completion.py``).
 
 Papers: Kingma & Welling 2014; Burda, Grosse & Salakhutdinov 2016; beta: Higgins et al. 2017; free bits:
 Kingma et al. 2016; Tucker, Lawson, Gu & Maddison 2019; Ghosh, Sajjadi, Vergari, Black & Schoelkopf 2020.
-Changed: SiLU for tanh, AdamW with a cosine and
-averaged weights, likelihoods for spaces other than binary images (a scale for each pixel, learned,
-instead of a fixed one).
+Changed: SiLU for tanh, AdamW with a cosine and averaged weights, likelihoods for spaces other than binary
+images (a scale for each pixel, learned, instead of a fixed one).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from simulacra.contract import (
     Scorer,
     require_component,
 )
-from simulacra.families.composed import played_inside
+from simulacra.families.composed import LEAST_SHARE, played_inside
 from simulacra.families.latent import VariationalAutoencoder
 from simulacra.games import Batch, Clock, Game, Loss, Rewrite, Stage
 from simulacra.layers.front_door import as_device
@@ -344,19 +343,28 @@ class VAE(
         }
         return Loss(value / self.space.dimensions, numbers)
 
-    def coded(self, batch: Batch) -> Batch:
-        """Draws of q(z|x), as the prior sees a batch: ``DRAWS`` of each datum, each time the same."""
+    def coded(self, batch: Batch, noise: Noise) -> Batch:
+        """A draw of q(z|x) for each datum, as the prior sees a batch."""
+        mean, scale = self._standing(batch)
+        return Batch(mean + scale * noise.normal(self.config.latent).to(mean))
+
+    def coded_often(self, batch: Batch) -> Batch:
+        """``DRAWS`` draws of q(z|x) for each datum; the batch itself is their seed."""
+        mean, scale = self._standing(batch)
+        seed = mixed(*mean.double().sum(0).view(torch.int64).tolist())
+        noise = BatchNoise(torch.Generator().manual_seed(seed), len(batch), mean.device)
+        u = noise.normal(DRAWS, self.config.latent).to(mean)
+        return Batch((mean.unsqueeze(1) + scale.unsqueeze(1) * u).flatten(0, 1))
+
+    @torch.no_grad()
+    def _standing(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of q(z|x), precisely and without dropout."""
         training, _ = self.training, self.eval()
-        with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
-            mean, log_scale = self._posterior(
-                as_device(batch.x, self), self._one_hot(batch.condition, len(batch))
-            )
-            seed = mixed(*mean.double().sum(0).view(torch.int64).tolist())
-            noise = BatchNoise(torch.Generator().manual_seed(seed), len(batch), mean.device)
-            u = noise.normal(DRAWS, self.config.latent)
-            z = (mean.unsqueeze(1) + log_scale.exp().unsqueeze(1) * u).flatten(0, 1)
+        with torch.autocast(batch.x.device.type, enabled=False):
+            x, extra = as_device(batch.x, self), self._one_hot(batch.condition, len(batch))
+            mean, log_scale = self._posterior(x, extra)
         self.train(training)
-        return Batch(z)
+        return mean, log_scale.exp()
 
     def use_normal(
         self, batches: Iterator[Batch], noise: Noise, clock: Clock
@@ -392,7 +400,7 @@ class VAE(
             self.coded,
             after=len(stages),
             share=share,
-            remembered=True,
+            remembered=self.coded_often,
         )
         return replace(game, stages=stages)
 
@@ -426,6 +434,12 @@ def _sensible(config: Config) -> Config:
             f"training_samples is {config.training_samples}, and L_k has no divergence that beta "
             f"{config.beta:g} could weigh or free_bits {config.free_bits:g} could spare",
             way_out="set training_samples to 1, or leave beta at 1 and free_bits at 0",
+        )
+    if config.prior != NORMAL and not LEAST_SHARE <= config.prior_share < 1:
+        raise Refusal(
+            "CFG-232",
+            f"prior_share is {config.prior_share:g}",
+            way_out=f"give the prior a share from {LEAST_SHARE} to below 1",
         )
     if config.training_samples < 1 or config.importance_samples < 1:
         raise Refusal(

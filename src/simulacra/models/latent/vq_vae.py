@@ -378,7 +378,7 @@ class VQVAE(nn.Module, Sampler, MeanSampler, Density, Encoder, Decoder, Scorer, 
         space = self.prior.space
         return codes.reshape(len(codes), *space.shape).to(space.dtype)
 
-    def coded(self, batch: Batch) -> Batch:
+    def coded(self, batch: Batch, noise: Noise) -> Batch:
         """A batch as the prior sees it."""
         return Batch(self._as_prior_sees(self._codes(batch.x)), batch.condition)
 

@@ -80,7 +80,7 @@ class BernoulliMixture(nn.Module, Sampler, Density, Factorised, Completer, Diagn
         self.register_buffer("log_theta", torch.log_softmax(start, dim=2))
         uniform = torch.full((labels, config.components), -math.log(config.components))
         self.register_buffer("log_weights", uniform)
-        self.register_buffer("reached", torch.tensor(-math.inf))
+        self.register_buffer("reached", torch.tensor(torch.finfo(torch.float32).min))
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
@@ -215,7 +215,7 @@ class BernoulliMixture(nn.Module, Sampler, Density, Factorised, Completer, Diagn
         self._maximise(
             self._counted(shares, ones), shares.sum(0).double().expand_as(self.log_weights)
         )
-        self.reached.fill_(-math.inf)
+        self.reached.fill_(torch.finfo(torch.float32).min)
         return {"data looked at": float(len(x))}
 
     @torch.no_grad()

@@ -81,7 +81,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         self.gaussians = Gaussians(config.components, self.door.size, config.covariance)
         uniform = torch.full((config.components,), -math.log(config.components))
         self.register_buffer("log_weights", uniform)
-        self.register_buffer("reached", torch.tensor(-math.inf))
+        self.register_buffer("reached", torch.tensor(torch.finfo(torch.float32).min))
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
@@ -175,7 +175,7 @@ class GaussianMixture(nn.Module, Sampler, Density, Completer, Diagnosable):
         moments = self.gaussians.no_moments()
         moments.add(z, nn.functional.one_hot(labels, self.config.components))
         self._maximise(moments)
-        self.reached.fill_(-math.inf)
+        self.reached.fill_(torch.finfo(torch.float32).min)
         return {"data looked at": float(len(z))}
 
     @torch.no_grad()
