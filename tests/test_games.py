@@ -498,3 +498,19 @@ def test_a_stage_can_begin_at_the_best_weights():
     assert play.skip_to_best()
     assert play.clock.stage == 1
     assert not play.skip_to_best()
+
+
+def test_all_processes_draw_the_same_for_a_sweep(monkeypatch):
+    """Each sees all the data there, and would end with a model of its own."""
+    drawn = []
+
+    def look(batches, noise, clock):
+        drawn.append(noise.normal(2))
+        return {"finished": 1.0}
+
+    stages = [Stage([Rewrite("look", look, sweep=True)], rounds=1)]
+    for ranked in ((1, 0), (2, 0), (2, 1)):
+        monkeypatch.setattr("simulacra.games.world_and_rank", lambda ranked=ranked: ranked)
+        played(Two(), stages)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])

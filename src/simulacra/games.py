@@ -252,7 +252,8 @@ class Play:
         for index, turn in enumerate(stage.turns):
             if self.clock.stage_rounds % turn.every:
                 continue
-            noise = self._noise(source.batch_size, index)
+            swept = isinstance(turn, Rewrite) and turn.sweep
+            noise = self._noise(source.batch_size, index, shared=swept)
             # Dropout can only use the global generator: it gets this turn's seed, and is put back.
             with global_noise(mixed(self.seed, self.clock.rounds, index, 1), self.device):
                 if isinstance(turn, Descent):
@@ -269,8 +270,9 @@ class Play:
             self._next_stage()
         return Report(self.clock, numbers, skipped)
 
-    def _noise(self, rows: int, turn: int) -> BatchNoise:
-        world, rank = world_and_rank()
+    def _noise(self, rows: int, turn: int, *, shared: bool) -> BatchNoise:
+        """``shared``: every process sees all the data, and draws the same numbers for it."""
+        world, rank = (1, 0) if shared else world_and_rank()
         stream = torch.Generator().manual_seed(mixed(self.seed, self.clock.rounds, turn))
         return BatchNoise(stream, rows // world, self.device, rank, world)
 
