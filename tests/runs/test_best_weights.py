@@ -11,7 +11,7 @@ import torch
 from simulacra import shelf
 from simulacra.data.open import open_data
 from simulacra.models.latent.vae import VAE
-from simulacra.runs.conductor import resume, train
+from simulacra.runs.conductor import Run, resume, train
 from simulacra.runs.recipe import Recipe
 
 SCORE = "held-out squared error of rebuilding"
@@ -81,3 +81,14 @@ def test_a_run_goes_on_as_it_was_built_whatever_is_recommended_today(tmp_path, m
     card = shelf.read_card(tmp_path / "run")
     assert card["numbers"]["rounds"] == 8
     assert card["config"]["hidden"] != 99
+
+
+def test_processes_that_go_on_measure_where_they_would_have(tmp_path):
+    """Of several, each knows from the first round how much of the seconds is used."""
+    recipe = Recipe(model="vae", budget="1s")
+    train(recipe, tmp_path / "run")
+    data = open_data("digits")
+    run = Run(shelf.untrained(tmp_path / "run"), data, recipe, tmp_path / "run", device="cpu")
+    run.world = 2
+    run.restore()
+    assert run._share() == 1.0

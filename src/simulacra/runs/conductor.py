@@ -134,6 +134,7 @@ class Run:
         tensors, plain = found
         self.play.load_state(tensors, plain)
         self.seconds = float(plain["seconds"])
+        self.agreed = self.budget.used(self.play.clock, self.seconds)
         self.warnings = list(dict.fromkeys([*plain["warnings"], *self.warnings]))
         kept = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         self.best = _Best(plain["best"], kept, plain["age"])
