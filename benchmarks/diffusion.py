@@ -140,16 +140,16 @@ def drawn(folder: Path, count: int, asked: Tensor, **settings: Any) -> tuple[Ten
     return x, time.perf_counter() - begun
 
 
-def samplers(folder: Path, only: list[str]) -> dict[str, Any]:
+def samplers(folder: Path, only: list[str], count: int) -> dict[str, Any]:
     """Distances of all samplers, or those named, their ratios, and the round trip of DDIM inversion."""
-    ruler = Ruler.of(folder, COUNT)
+    ruler = Ruler.of(folder, count)
     told: dict[str, Any] = {"floor": ruler.floor, "control": ruler.control}
     told |= {"judge's accuracy on real data": ruler.judge.accuracy}
-    asked = ruler.asked(COUNT)
+    asked = ruler.asked(count)
     for name, settings in WALKS.items():
         if only and name not in only:
             continue
-        x, seconds = drawn(folder, COUNT, asked, **settings)
+        x, seconds = drawn(folder, count, asked, **settings)
         told[name] = {**ruler.told(x, asked), "seconds": seconds}
         print(name, told[name]["FD"], file=sys.stderr, flush=True)
     for of in ("FD", "FD at infinity"):
@@ -283,12 +283,13 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="samplers to measure")
+    parser.add_argument("--samples", type=int, default=COUNT, help="of each sampler")
     parser.add_argument("--rounds", type=int, default=1200)
     parser.add_argument("--out", type=int, default=OUT, help="the class that is held out")
     given = parser.parse_args()
     torch.set_num_threads(1)
     told = {
-        "samplers": lambda: samplers(given.runs[0], given.only),
+        "samplers": lambda: samplers(given.runs[0], given.only, given.samples),
         "guidance": lambda: guidance(given.runs[0]),
         "variance": lambda: learned_variance(given.runs[0]),
         "schedules": lambda: schedules(given.runs[0], given.runs[1]),
