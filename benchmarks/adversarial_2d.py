@@ -31,6 +31,7 @@ CLASSIC: dict[str, Any] = {
     "loss": "non-saturating",
     "regulariser": "none",
     "kinds": 0,
+    "octaves": 0,
     "critic_rate": 1.0,
     "average": 0.0,
 }

@@ -4,6 +4,7 @@
     python benchmarks/peers.py vae  > benchmarks/results/vae-against-pythae.json
     python benchmarks/peers.py vq-vae > benchmarks/results/vq-vae-against-pythae.json
     python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
+    python benchmarks/peers.py dcgan > benchmarks/results/dcgan-against-torchgan.json
 
 Each system trains in a process of its own, one after the other and several times over; the figures
 are medians over the repetitions. 'as users run it' is the peer's own loop with its defaults (fp32);
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,38 +29,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peer_gans import dcgan_ours, dcgan_plain, dcgan_torchgan
+from peer_runs import AT_ONCE, HELD_OUT, mnist, stand_in_for_torchvision, told
+
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "epochs": 10}
 # Our five blocks at the lowest resolution make about the parameters of the peer's two layers at each.
 DDPM = {"channels": 32, "batch": 64, "steps": 100, "side": 32}
 VQ_VAE = {"codes": 512, "width": 32, "hidden": 64, "batch": 64, "steps": 400}
 RATE = 1e-3
-HELD_OUT, AT_ONCE = 2000, 500
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def told(images: int, seconds: float, model: nn.Module, metric: float, name: str) -> dict[str, Any]:
-    """One measurement."""
-    return {
-        "images per second": images / seconds,
-        "peak memory (MiB)": peak_mib(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        name: metric,
-    }
-
-
-def mnist(side: int = 28) -> tuple[Tensor, Tensor]:
-    """Training and test images in [0, 1], shape (n, 1, side, side), padded to larger sides."""
-    from simulacra import open_data
-
-    data = open_data("mnist")
-    pad = (side - 28) // 2
-    parts = [part.all().x.float() / 255 for part in (data.train, data.test)]
-    padded = [nn.functional.pad(part, (pad, pad, pad, pad)) for part in parts]
-    return padded[0], padded[1][:HELD_OUT]
 
 
 # VAE: two hidden layers of 512, 16 latent dimensions, pixels binarised by a threshold.
@@ -100,7 +76,7 @@ def vae_ours() -> dict[str, Any]:
 
 
 def vae_pythae(best: bool) -> dict[str, Any]:
-    _stand_in_for_torchvision()
+    stand_in_for_torchvision()
     from pythae import models as peer
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
@@ -190,15 +166,6 @@ def _plain_loop(
     return time.perf_counter() - begun, seen
 
 
-def _stand_in_for_torchvision() -> None:
-    """The peers import torchvision, whose CPU build lacks two operators that are never called."""
-    if not torch.cuda.is_available():
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _stand_in_for_torchvision.__dict__["kept"] = library
-
-
 # VQ-VAE: the strided networks of ours on both sides, 49 codes of 512 for 28 x 28 pixels of 8 bits.
 
 
@@ -237,7 +204,7 @@ def vq_vae_ours() -> dict[str, Any]:
 
 
 def vq_vae_pythae(best: bool) -> dict[str, Any]:
-    _stand_in_for_torchvision()
+    stand_in_for_torchvision()
     from pythae import models as peer
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -345,7 +312,7 @@ def ddpm_ours() -> dict[str, Any]:
 
 
 def ddpm_diffusers(best: bool) -> dict[str, Any]:
-    _stand_in_for_torchvision()
+    stand_in_for_torchvision()
     from diffusers import DDPMScheduler, UNet2DModel
 
     side, width = DDPM["side"], DDPM["channels"]
@@ -413,6 +380,12 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "simulacra": ddpm_ours,
         "diffusers, as users run it": lambda: ddpm_diffusers(False),
         "diffusers, best switches": lambda: ddpm_diffusers(True),
+    },
+    "dcgan": {
+        "simulacra": dcgan_ours,
+        "torchgan, as users run it": dcgan_torchgan,
+        "plain loop with a DataLoader": lambda: dcgan_plain(False),
+        "plain loop, best switches": lambda: dcgan_plain(True),
     },
 }
 

@@ -5,14 +5,12 @@ The counterpart of ``layers/unet.py`` for data without a grid, with the same cal
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
+from simulacra.layers.waves import with_waves
 
 FEW, OCTAVES = 8, 6
 """Vectors of at most so many entries are also read as waves of so many octaves."""
@@ -39,21 +37,18 @@ class _Block(nn.Module):
 class LevelMLP(nn.Module):
     """(n, size), log-SNR (n,), classes (n, count) or None, to (n, size).
 
-    Few entries are read as sines and cosines too (Tancik et al. 2020): a smooth network alone blurs
-    structures that are far smaller than the whole.
+    Few entries are read as waves too: a smooth network alone blurs structures that are far smaller than
+    the whole.
     """
-
-    waves: Tensor
 
     def __init__(
         self, size: int, hidden: int, blocks: int, classes: int = 0, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        octaves = OCTAVES if size <= FEW else 0
-        self.register_buffer("waves", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
+        self.octaves = OCTAVES if size <= FEW else 0
         self.level = LevelEmbedding(hidden)
         self.label = nn.Linear(classes, hidden, bias=False) if classes else None
-        self.enter = nn.Linear(size * (1 + 2 * octaves), hidden)
+        self.enter = nn.Linear(size * (1 + 2 * self.octaves), hidden)
         self.blocks = nn.ModuleList(_Block(hidden, hidden, dropout) for _ in range(blocks))
         self.norm, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, size)
         nn.init.zeros_(self.leave.weight)
@@ -64,8 +59,7 @@ class LevelMLP(nn.Module):
         if self.label is not None and classes is not None:
             level = level + self.label(classes)
         level = functional.silu(level)
-        angles = (x[:, :, None] * self.waves).flatten(1)
-        h = self.enter(torch.cat([x, angles.sin(), angles.cos()], dim=1))
+        h = self.enter(with_waves(x, self.octaves))
         for block in self.blocks:
             h = block(h, level)
         out: Tensor = self.leave(functional.silu(self.norm(h)))
