@@ -190,6 +190,26 @@ class Decoder(ABC):
         """An element of the space for each code."""
 
 
+class Mixer(ABC):
+    """Makes elements of two codes: coarse features of one, fine ones of the other."""
+
+    @property
+    @abstractmethod
+    def code_levels(self) -> int:
+        """How many levels a code is read at, from coarse to fine."""
+
+    @abstractmethod
+    def mix(
+        self,
+        coarse: Shaped[Tensor, "batch *code"],
+        fine: Shaped[Tensor, "batch *code"],
+        level: int,
+        *,
+        condition: Tensor | None = None,
+    ) -> Shaped[Tensor, "batch *shape"]:
+        """Elements whose first ``level`` levels read ``coarse``, all others ``fine``."""
+
+
 class Translator(ABC):
     """Turns an element of one space or domain into one of another."""
 
@@ -265,6 +285,7 @@ CAPABILITIES: tuple[type, ...] = (
     Annealed,
     Encoder,
     Decoder,
+    Mixer,
     Translator,
     Completer,
     Predictor,

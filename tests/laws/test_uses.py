@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from simulacra.contract import Completer, Decoder, Density, Encoder, Predictor, Sampler, Scorer
+from simulacra.contract import (
+    Completer,
+    Decoder,
+    Density,
+    Encoder,
+    Mixer,
+    Predictor,
+    Sampler,
+    Scorer,
+)
 from simulacra.evaluation.scores import make_score, with_maps
 from simulacra.games import Batch
 from simulacra.spaces import Labels
@@ -25,6 +34,18 @@ def test_codes_lie_in_their_space_and_come_back(having):
             torch.testing.assert_close(again, x, rtol=1e-3, atol=1e-3)
         else:
             assert torch.equal(again, x)
+
+
+def test_crossed_codes_are_the_ones_at_their_ends(having):
+    model = having(Encoder, Decoder, Mixer).trained
+    codes = model.encode(model.space.random(6, seeded(0)))
+    coarse, fine = codes[:3], codes[3:]
+    assert model.code_levels > 1
+    assert torch.equal(model.mix(coarse, fine, model.code_levels), model.decode(coarse))
+    assert torch.equal(model.mix(coarse, fine, 0), model.decode(fine))
+    between = [model.mix(coarse, fine, level) for level in range(1, model.code_levels)]
+    assert all(model.space.contains(one) for one in between)
+    assert torch.equal(model.mix(coarse[:1], fine[:1], 1), between[0][:1])
 
 
 def test_completion_keeps_what_is_known(having):

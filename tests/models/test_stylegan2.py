@@ -146,6 +146,25 @@ def test_styles_are_mixed_from_a_layer_on_and_as_often_as_asked():
     assert (w[:, 1] != w[:, 0]).any(1).float().mean() == pytest.approx(0.45, abs=0.04)
 
 
+def test_crossed_images_take_their_large_forms_from_one_and_their_finish_from_the_other():
+    model = built(Images(1, 16, 16, levels=256))
+    w = model.generator.mapping(torch.randn(40, 6, generator=seeded(1)), None).detach()
+    coarse, fine = w[:20], w[20:]
+    crossed, first, second = (
+        one.float()
+        for one in (model.mix(coarse, fine, 3), model.decode(coarse), model.decode(fine))
+    )
+    assert not torch.equal(crossed, first)
+    assert not torch.equal(crossed, second)
+    # What is drawn at small sizes is the coarse one's to the bit; the styles above do not reach it.
+    early = model.generator.synthesis.first
+    start = model.generator.synthesis.start.expand(20, -1, -1, -1)
+    told = []
+    early.register_forward_hook(lambda module, given, out: told.append(out))
+    model.mix(coarse, fine, 1)
+    torch.testing.assert_close(told[0], early(start, coarse, None))
+
+
 def test_truncation_goes_from_all_samples_to_one():
     model = built(Images(1, 8, 8), condition=Labels(2))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""``simulacra score, encode, reconstruct, interpolate, complete, evaluate``: using a run."""
+"""``simulacra score, encode, reconstruct, interpolate, mix, complete, evaluate``: using a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_CODES = 2000
 
 def register(app: typer.Typer) -> None:
     """Put this module's verbs on the command line."""
-    for verb in (score, encode, reconstruct, interpolate, complete, evaluate):
+    for verb in (score, encode, reconstruct, interpolate, mix, complete, evaluate):
         app.command()(verb)
 
 
@@ -136,6 +136,38 @@ def interpolate(
     default = run / ("traversals" if traverse else "interpolations")
     real = behind(run, model, x)
     typer.echo(keep(x, model.space, out, default, real=real, columns=steps))
+
+
+def mix(
+    run: Run,
+    data: Source = None,
+    level: Annotated[
+        int | None, typer.Option(help="How many levels of a code count as coarse. [half]")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many data give coarse features, and fine.")] = 6,
+    out: Annotated[Path | None, typer.Option(help="A .png, .npy or .csv file.")] = None,
+) -> None:
+    """Cross data: coarse features of some (the left column) with fine ones of others (the first row)."""
+    from simulacra import shelf
+    from simulacra.contract import Mixer, require_capability
+    from simulacra.runs.walks import crossings
+
+    model = shelf.from_pretrained(run)
+    mixer = require_capability(model, Mixer, to="cross data")
+    chosen = (mixer.code_levels + 1) // 2 if level is None else level
+    part = part_of(run, data, model)
+    if not 0 <= chosen <= mixer.code_levels or count < 1:
+        reason = (
+            f"--level is {chosen} and --count {count}, and a code has {mixer.code_levels} levels"
+        )
+        way_out = f"give a level from 0 to {mixer.code_levels} and a count of 1 or more"
+        raise Refusal("CFG-233", reason, way_out=way_out)
+    if len(part) < 2 * count:
+        reason = f"there are only {len(part)} data, and {count} and {count} are to be crossed"
+        raise Refusal("CFG-234", reason, way_out=f"give more data, or --count {len(part) // 2}")
+    x = crossings(model, part.first(2 * count), chosen, count)
+    real = behind(run, model, x)
+    typer.echo(keep(x, model.space, out, run / "crossings", real=real, columns=count + 1))
 
 
 def complete(

@@ -1,8 +1,8 @@
 """Exhibits: what one trained run shows of its own test data, for its page.
 
 The strangest data with the entries that make them so, where the model has a score with maps; the codes in
-the plane, where it has codes; of images walks among codes, where codes lead back; and samples from noise
-on, where they come to be step by step.
+the plane, where it has codes; of images walks among codes, where codes lead back, and crossings, where
+they have several levels; and samples from noise on, where they come to be step by step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Encoder, Gradual
+from simulacra.contract import Encoder, Gradual, Mixer
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.downstream import classes_of
 from simulacra.evaluation.projection import MOST, Projection, projections
@@ -31,10 +31,12 @@ from simulacra.runs.scatter import scatter
 from simulacra.runs.trajectories import ROWS as WAYS
 from simulacra.runs.trajectories import moving, strip, way
 from simulacra.runs.walks import (
+    CROSSED,
     REACH,
     STEPS,
     WALKS,
     can_walk,
+    crossings,
     interpolations,
     most_active,
     traversals,
@@ -62,6 +64,7 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         plane_of_codes(model, data, seed),
         ways_between(model, data),
         moved_units(model, data),
+        crossed_data(model, data),
         from_noise(model, data, seed),
         belief_of_critic(model, data, seed),
     ]
@@ -190,6 +193,23 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
         f"The code of the first test datum, with one unit a row moved by {-REACH:g} to {REACH:g} "
         f"standard deviations of {len(batch):,} codes: the most active units, {listed}.",
         _broad(traversals(model, batch), data.space, "traversals of codes"),
+    )
+
+
+def crossed_data(model: Any, data: Dataset) -> Exhibit | None:
+    """Coarse features of some data with fine ones of others; None for a model that does not mix."""
+    if not isinstance(model, Mixer) or not isinstance(data.space, Images):
+        return None
+    if len(data.test) < 2 * CROSSED:
+        return None
+    level = (model.code_levels + 1) // 2
+    x = crossings(model, data.test.first(2 * CROSSED), level)
+    drawn = png(grid(x, data.space, columns=CROSSED + 1, pixels=720))
+    return Exhibit(
+        "Coarse features of one, fine ones of another",
+        f"Of {model.code_levels} levels of a code the first {level} are of the datum on the left, all "
+        "others of the one above; the first row and column are reconstructions.",
+        _drawn(drawn, "crossed data"),
     )
 
 

@@ -6,7 +6,9 @@ middle where hardly any lie; so such codes are joined along a great circle (Whit
     slerp(a, b, t) = sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b,    w the angle between a and b,
 
 and all others along a straight line. Both ends are reconstructions. A traversal moves one unit of a
-datum's code, the most active ones first, by so many standard deviations (Higgins et al. 2017).
+datum's code, the most active ones first, by so many standard deviations (Higgins et al. 2017). Codes that
+are read at several levels can be crossed: coarse features of one datum with fine ones of another (Karras
+et al. 2019, fig. 3).
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Decoder, Encoder, require_capability
+from simulacra.contract import Decoder, Encoder, Mixer, require_capability
 from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.runs.using import CHUNK, in_chunks
 from simulacra.spaces import Vectors
 
 STEPS, WALKS = 9, 8
+CROSSED = 6
+"""Data a side of a picture of crossings."""
+
 REACH = 2.0
 """How many standard deviations a unit moves, each way."""
 
@@ -107,6 +112,30 @@ def traversals(
     if batch.condition is not None:
         labels = batch.condition[which].expand(len(flat))
     return _decoded(model, flat, labels)
+
+
+def crossings(model: Any, batch: Batch, level: int, count: int = CROSSED) -> Tensor:
+    """(count + 1)^2 elements, row after row: the first row and the first column are reconstructions of
+    ``count`` data each, and where they meet are the coarse features of the column's with the fine ones of
+    the row's; the corner is empty. ``level``: how many levels count as coarse.
+
+    Of a conditional model, what comes of a crossing has the label of its coarse datum.
+    """
+    mixer = require_capability(model, Mixer, to="cross data")
+    codes = in_chunks(model.encode, model, batch)[: 2 * count]
+    fine, coarse = codes[:count], codes[count:]
+    labels = None
+    if batch.condition is not None and model.condition_space is not None:
+        labels = batch.condition[: 2 * count]
+    rebuilt = _decoded(model, codes, labels)
+    rows = [torch.zeros_like(rebuilt[:1]), rebuilt[:count]]
+    for index in range(len(coarse)):
+        given = None if labels is None else labels[count + index].expand(count)
+        first = coarse[index : index + 1].expand(count, -1)
+        with torch.no_grad():
+            crossed = mixer.mix(first, fine, level, condition=given).cpu()
+        rows += [rebuilt[count + index : count + index + 1], crossed]
+    return torch.cat(rows)
 
 
 def _decoded(model: Any, codes: Tensor, labels: Tensor | None) -> Tensor:

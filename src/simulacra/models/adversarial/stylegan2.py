@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from simulacra.contract import Decoder, Encoder, Sampler
+from simulacra.contract import Decoder, Encoder, Mixer, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Descent, Loss, Player, Turn, mean_over_processes
 from simulacra.layers.adversarial_rules import Minibatch, Rules
@@ -40,14 +40,12 @@ from simulacra.layers.equalised import (
     EqualisedConv2d,
     EqualisedLinear,
     leaky,
-    pixel_norm,
     require_no_norm,
     with_deviation,
 )
 from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of
-from simulacra.layers.modulated import ModulatedConv2d, StyledLayer
-from simulacra.layers.pyramid import sides
 from simulacra.layers.resampling import Resampling
+from simulacra.layers.style_generator import StyleGenerator, style_pyramid
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
@@ -88,84 +86,6 @@ class Config(Rules):
     minibatch: Minibatch = "deviation"
 
 
-def _pyramid(space: Images, config: Config) -> tuple[list[tuple[int, int]], list[int]]:
-    """Sizes from the image down, and how many channels there are at each."""
-    sizes = sides(space)
-    return sizes, [min(config.channels * 2**level, config.widest) for level in range(len(sizes))]
-
-
-class Mapping(nn.Module):
-    """f: z (n, latent) and classes (n, K) to styles w (n, style)."""
-
-    def __init__(self, config: Config, classes: int) -> None:
-        super().__init__()
-        widths = [config.latent + classes] + [config.style] * config.mapping_layers
-        self.layers = nn.ModuleList(
-            EqualisedLinear(width, config.style, rate=config.mapping_rate) for width in widths[:-1]
-        )
-
-    def forward(self, z: Tensor, classes: Tensor | None) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            x = pixel_norm(z.to(next(self.parameters())))
-            if classes is not None:
-                x = torch.cat([x, classes.to(x) * math.sqrt(classes.shape[1])], dim=1)
-            for layer in self.layers:
-                x = leaky(layer(x))
-            return x
-
-
-class Synthesis(nn.Module):
-    """g: a style for each layer, (n, layers, style), to images about [-1, 1]."""
-
-    def __init__(self, space: Images, config: Config) -> None:
-        super().__init__()
-        sizes, widths = _pyramid(space, config)
-        sizes, widths = sizes[::-1], widths[::-1]
-        self.start = nn.Parameter(torch.randn(widths[0], *sizes[0]))
-        self.first = StyledLayer(widths[0], widths[0], config.style)
-        self.layers = nn.ModuleList()
-        self.grow = nn.ModuleList()
-        for level in range(1, len(sizes)):
-            grow = Resampling(sizes[level - 1], sizes[level])
-            self.grow.append(grow)
-            self.layers.append(StyledLayer(widths[level - 1], widths[level], config.style, grow))
-            self.layers.append(StyledLayer(widths[level], widths[level], config.style))
-        self.pictures = nn.ModuleList(
-            ModulatedConv2d(width, space.channels, config.style, kernel=1, demodulates=False)
-            for width in widths
-        )
-        # One level of every channel is enough: doubled, it stays what it is.
-        self.level = nn.Parameter(torch.zeros(space.channels, 1, 1))
-        self.sizes, self.depth = sizes, 1 + len(self.layers)
-
-    def forward(self, w: Tensor, noise: Noise | None) -> Tensor:
-        """``noise`` may serve more rows than there are; None is its mean."""
-
-        def drawn(size: tuple[int, int]) -> Tensor | None:
-            return None if noise is None else noise.normal(1, *size)[: len(w)]
-
-        x = self.start.expand(len(w), *self.start.shape)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.first(x, w[:, 0], drawn(self.sizes[0]))
-        image = self.pictures[0](x, w[:, 0])
-        for level, size in enumerate(self.sizes[1:]):
-            place = 1 + 2 * level
-            x = self.layers[2 * level](x, w[:, place], drawn(size))
-            x = self.layers[2 * level + 1](x, w[:, place + 1], drawn(size))
-            image = self.grow[level](image) + self.pictures[level + 1](x, w[:, place + 1])
-        whole: Tensor = image + self.level
-        return whole
-
-
-class Generator(nn.Module):
-    """The mapping and the synthesis."""
-
-    def __init__(self, space: Images, config: Config, classes: int) -> None:
-        super().__init__()
-        self.mapping = Mapping(config, classes)
-        self.synthesis = Synthesis(space, config)
-
-
 class Halved(nn.Module):
     """Two convolutions and half the sides, beside a shorter way (Karras et al. 2020, fig. 7c)."""
 
@@ -188,7 +108,7 @@ class Critic(CriticHead):
 
     def __init__(self, space: Images, config: Config, classes: int) -> None:
         super().__init__()
-        sizes, widths = _pyramid(space, config)
+        sizes, widths = style_pyramid(space, config)
         self.concatenates = classes > 0 and config.conditioning == "concatenation"
         enters = (space.channels + classes * self.concatenates) * config.pack
         self.enter = EqualisedConv2d(enters, widths[0], 1)
@@ -214,11 +134,11 @@ class Critic(CriticHead):
         return self.opinion(leaky(self.read(x.flatten(1))), classes)
 
 
-class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
+class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
     """A generator by styles, and the critic that taught it; codes are styles."""
 
     config: Config
-    generator: Generator
+    generator: StyleGenerator
     length: Tensor
     followed: Tensor
     betas: ClassVar = (0.0, 0.99)
@@ -233,7 +153,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
         self.config = config = config or Config()
         _require_sense(config)
         classes = condition.count if condition else 0
-        self.generator = Generator(space, config, classes)
+        self.generator = StyleGenerator(space, config, classes)
         self.critic = Critic(space, config, classes)
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
         self.register_buffer("length", torch.zeros(()))
@@ -303,6 +223,19 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder):
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
         return levels_of(self._drawn(as_device(code, self).to(self._weight), None), self.space)
+
+    @property
+    def code_levels(self) -> int:
+        """Layers of the synthesis, each of which has a style."""
+        return self.generator.synthesis.depth
+
+    @torch.no_grad()
+    def mix(
+        self, coarse: Tensor, fine: Tensor, level: int, *, condition: Tensor | None = None
+    ) -> Tensor:
+        first, second = (as_device(one, self).to(self._weight) for one in (coarse, fine))
+        styles = [first] * level + [second] * (self.code_levels - level)
+        return levels_of(self.generator.synthesis(torch.stack(styles, 1), None), self.space)
 
     def _descended(self, w: Tensor, spread: Tensor, target: Tensor) -> Tensor:
         """Styles (n, style) moved to where their images are nearer to ``target``, a row by itself."""

@@ -37,6 +37,7 @@ from simulacra.contract import (
     Diagnosable,
     Encoder,
     MeanSampler,
+    Mixer,
     Sampler,
     Scorer,
 )
@@ -120,6 +121,7 @@ class LadderVAE(
     Density,
     Encoder,
     Decoder,
+    Mixer,
     Completer,
     Scorer,
     Diagnosable,
@@ -224,6 +226,18 @@ class LadderVAE(
         """u of all levels, each the mean of its q given the means above, the top level first."""
         x, extra = as_device(x, self), self._one_hot(condition, len(x))
         return self._down(self._seen(x, extra), extra, _mean).u
+
+    @property
+    def code_levels(self) -> int:
+        """Levels of the ladder, the top one first."""
+        return len(self.config.latents)
+
+    @torch.no_grad()
+    def mix(
+        self, coarse: Tensor, fine: Tensor, level: int, *, condition: Tensor | None = None
+    ) -> Tensor:
+        above = sum(self.config.latents[:level])
+        return self.decode(torch.cat([coarse[:, :above], fine[:, above:]], 1), condition=condition)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
