@@ -9,7 +9,9 @@ import torch
 from simulacra import shelf
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
+from simulacra.layers.dense_critic import DenseCritic
 from simulacra.models.adversarial.gan import GAN, Config, share_of_data
+from simulacra.probability.adversarial import LOSSES
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.spaces import Column, Images, Labels, Table, Vectors
 
@@ -63,6 +65,58 @@ def test_a_critic_of_a_fixed_generator_learns_the_optimum(loss):
     told = model.diagnose(x[:1000])
     assert told["distance of D from p/(p + q) (probability)"] < 0.1
     assert told["distance of D from 1/2 (probability)"] > 0.1
+
+
+def test_a_critic_of_waves_sees_within_a_cluster():
+    """Made clusters are half as wide as the data's: plain numbers leave D at 1/2, waves bring it near
+    p / (p + q), which is known."""
+    angle = torch.pi / 4 * torch.arange(8)
+    centres = torch.stack([angle.cos(), angle.sin()], 1) * 2**0.5
+
+    def drawn(count, width, draws):
+        which = torch.randint(8, (count,), generator=draws)
+        return centres[which] + width * torch.randn(count, 2, generator=draws)
+
+    def log_density(x, width):
+        square = torch.cdist(x, centres).min(1).values.square()
+        return -square / (2 * width**2) - 2 * math.log(width)
+
+    wide, narrow = 0.0141, 0.0071
+    test = torch.cat([drawn(500, wide, seeded(5)), drawn(500, narrow, seeded(6))])
+    exact = torch.sigmoid(log_density(test, wide) - log_density(test, narrow))
+    apart = {}
+    for octaves in (0, 5):
+        torch.manual_seed(0)
+        critic = DenseCritic(2, 0, Config(), hidden=64, layers=3, octaves=octaves)
+        optimiser, draws = torch.optim.Adam(critic.parameters(), 1e-3), seeded(1)
+        for _ in range(300):
+            logits = [critic(drawn(256, width, draws), None).logit for width in (wide, narrow)]
+            optimiser.zero_grad()
+            LOSSES["non-saturating"].critic(*logits, 0.0).backward()
+            optimiser.step()
+        with torch.no_grad():
+            told = torch.sigmoid(critic(test, None).logit)
+        apart[octaves] = float((told - exact).abs().mean())
+    assert apart[5] < 0.1
+    assert apart[0] > 0.2
+
+
+def test_the_critic_is_watched_while_it_learns():
+    """Beside the turns of both: D's distances, every so many rounds, and of packs none."""
+    torch.manual_seed(0)
+    config = replace(GAN.recommend(Vectors(2), 1000), batch_size=32, hidden=16, critic_hidden=16)
+    model = GAN(Vectors(2), config)
+    x = torch.randn(600, 2, generator=seeded())
+    stream = Stream(Part(x, torch.arange(600), Vectors(2)), 32, seed=0)
+    play = Play(model, model.game(), seed=0)
+    told = [report.numbers for report in play.rounds(stream, lambda c: c.rounds / 120)]
+    name = "distance of D from p/(p + q) (probability)"
+    watched = [index for index, numbers in enumerate(told) if name in numbers]
+    assert len(watched) == len(range(0, len(told), 50))
+    assert all(0 <= told[index][name] <= 1 for index in watched)
+    packed = GAN(Vectors(2), replace(config, pack=2))
+    turns = [turn for stage in packed.game().stages for turn in stage.turns]
+    assert "watch" not in [getattr(turn, "name", "") for turn in turns]
 
 
 def test_a_critic_that_cannot_tell_says_one_half():

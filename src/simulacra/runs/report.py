@@ -29,6 +29,8 @@ MEANS = "means of p(x|z); numbers are of draws, which scatter about them"
 ABOVE = "each datum, and below it what its code gives back"
 FREE = "free parameters"
 """What models that are no network call the number of their free parameters, among their diagnoses."""
+APART, CHANCE = "distance of ", " (probability)"
+"""How a number is called that says how far two probabilities are apart."""
 
 STYLE = """
 :root{--ink:#1c2128;--soft:#5d6772;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--mark:#0b6e4f}
@@ -373,16 +375,23 @@ def _free_parameters(cards: Mapping[str, Any], judged: Mapping[str, Judgement]) 
 
 
 def _curves(folders: Mapping[str, Path]) -> str:
-    held_out, losses = [], []
+    held_out, losses, chances = [], [], []
     for name, folder in folders.items():
         lines = read_ledger(folder)
         held_out.append(_curve(name, lines, "held-out bits/dim"))
         for key in dict.fromkeys(key for line in lines for key in line if key.endswith("loss")):
             label = name if key == "loss" else f"{name} {key.removesuffix('/loss')}"
             losses.append(_curve(label, lines, key))
+        for key in dict.fromkeys(key for line in lines for key in line if key.endswith(CHANCE)):
+            label = key.removeprefix(APART).removesuffix(CHANCE)
+            chances.append(_curve(label if len(folders) == 1 else f"{name} {label}", lines, key))
     charts = [
         chart([curve for curve in held_out if curve], "held-out bits/dim over training seconds"),
         chart([curve for curve in losses if curve], "training loss over training seconds"),
+        chart(
+            [curve for curve in chances if curve],
+            "distances of probabilities over training seconds",
+        ),
     ]
     figures = "".join(f"<figure>{one}</figure>" for one in charts if one)
     return f"<h2>Learning</h2>{figures}" if figures else ""

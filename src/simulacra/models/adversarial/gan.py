@@ -11,8 +11,8 @@ recommended is the relativistic loss with R1 and R2 (Huang et al. 2024). Beside 
 has one of so many ``kinds``: what a continuous map makes of normal numbers alone is of one piece, and
 clusters are not (Khayatkhoei et al. 2018, sec. 3).
 
-``diagnose`` tells how far D is from 1/2 and, of few dimensions, from p / (p + q), which is estimated by
-the share of data among the nearest neighbours. No likelihood.
+``diagnose`` tells, and training watches, how far D is from 1/2 and, of few dimensions, from p / (p + q),
+which is estimated by the share of data among the nearest neighbours. No likelihood.
 
 Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024; Heusel et al. 2017 (a critic
 that learns faster). Changed: leaky ReLU, weight averages for sampling.
@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Rewrite, Stage
+from simulacra.games import Batch, Clock, Player, Rewrite, Stage, Turn
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.dense_critic import DenseCritic, dense
@@ -45,6 +45,9 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
 
+WATCHED, WATCH_EVERY = 4, 50
+"""Batches on which the critic is watched, and rounds between two looks."""
+
 OCTAVES = 5
 """Waves of few dimensions: without them a critic takes two points within a cluster for the same, and the
 generator makes clusters narrower than they are."""
@@ -52,9 +55,10 @@ generator makes clusters narrower than they are."""
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` of the critic, which
-    reads rows as waves of so many ``octaves``, too; the generator's noise is ``latent`` normal numbers
-    and, beside them, one of ``kinds``. All else are the rules' options."""
+    """``hidden`` units in each of ``layers`` of the generator, ``critic_hidden`` in each of
+    ``critic_layers`` of the critic (0: as many), which reads rows as waves of so many ``octaves``, too;
+    the generator's noise is ``latent`` normal numbers and, beside them, one of ``kinds``. All else are
+    the rules' options."""
 
     latent: int = 64
     kinds: int = 0
@@ -62,6 +66,7 @@ class Config(Rules):
     critic_hidden: int = 256
     octaves: int = 0
     layers: int = 3
+    critic_layers: int = 0
     batch_size: int = 128
     learning_rate: float = 2e-4
 
@@ -102,7 +107,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
             classes,
             config,
             hidden=config.critic_hidden,
-            layers=config.layers,
+            layers=config.critic_layers or config.layers,
             octaves=config.octaves,
         )
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
@@ -182,6 +187,18 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
                 (optimum - 0.5).abs().mean()
             )
         return told
+
+    def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
+        if not self.tells_chances or isinstance(self.space, Images):
+            return ()
+        return (Rewrite("watch", self.watch, batches=WATCHED, every=WATCH_EVERY),)
+
+    def watch(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
+        """How far D is from what it is at the end, so that training can be seen to come nearer."""
+        some = list(batches)
+        given = [one.condition for one in some if one.condition is not None]
+        x, condition = torch.cat([one.x for one in some]), torch.cat(given) if given else None
+        return self.diagnose(x, condition=condition)
 
     def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
         """D of data and of as many made ones."""
