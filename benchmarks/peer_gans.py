@@ -1,11 +1,13 @@
-"""A DCGAN's training steps: ours, a plain loop's and torchgan's trainer's, on the same two networks.
+"""GANs' training steps: ours, a plain loop's and torchgan's trainer's, on the same networks.
 
-28 x 28 MNIST padded to 32 x 32, non-saturating loss without a regulariser, one critic step a round. All
-end with the same metric: the Frechet distance of Gaussians in the first principal components of pixels.
+28 x 28 MNIST padded to 32 x 32, non-saturating loss, one critic step a round; a DCGAN without a
+regulariser, StyleGAN2 with a lazy R1. All end with the same metric: the Frechet distance of Gaussians in
+the first principal components of pixels.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import time
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peer_runs import HELD_OUT, mnist, stand_in_for_torchvision, told
+from peer_runs import AT_ONCE, HELD_OUT, mnist, stand_in_for_torchvision, told
 
 SIDE, BATCH, LATENT, CHANNELS, STEPS = 32, 64, 64, 32, 300
 RATE, BETAS = 2e-4, (0.5, 0.99)
@@ -83,7 +85,22 @@ def apart(made: Tensor, test: Tensor) -> float:
     return frechet_distance((rows - mean) @ axes, (real - mean) @ axes)
 
 
+def _drawn(generator: nn.Module) -> Tensor:
+    """Held-out many images."""
+    with torch.no_grad():
+        many = [generator(torch.randn(AT_ONCE, LATENT)) for _ in range(HELD_OUT // AT_ONCE)]
+    return torch.cat(many)
+
+
 def dcgan_ours() -> dict[str, Any]:
+    return _ours("dcgan", {"regulariser": "none", "learning_rate": RATE, "channels": CHANNELS})
+
+
+def stylegan2_ours() -> dict[str, Any]:
+    return _ours("stylegan2", {})
+
+
+def _ours(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     from simulacra import build
     from simulacra.data.dataset import Part, Stream
     from simulacra.games import Play
@@ -91,8 +108,7 @@ def dcgan_ours() -> dict[str, Any]:
     from simulacra.spaces import Images
 
     train, test = ((255 * part).round().to(torch.uint8) for part in mnist(SIDE))
-    settings = {"regulariser": "none", "learning_rate": RATE, "channels": CHANNELS}
-    model = build("dcgan", Images(1, SIDE, SIDE), settings=settings, num_examples=len(train))
+    model = build(name, Images(1, SIDE, SIDE), settings=settings, num_examples=len(train))
     game = model.game()
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
     stream = Stream(Part(train, torch.arange(len(train)), model.space), BATCH, seed=0)
@@ -104,7 +120,8 @@ def dcgan_ours() -> dict[str, Any]:
     for _ in range(STEPS - WARM):
         next(rounds)
     seconds = time.perf_counter() - begun
-    made = model.sample(HELD_OUT, generator=torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(0)
+    made = torch.cat([model.sample(AT_ONCE, generator=draws) for _ in range(HELD_OUT // AT_ONCE)])
     found = apart(made.float() / 127.5 - 1, test.float() / 127.5 - 1)
     return told((STEPS - WARM) * BATCH, seconds, model, found, METRIC)
 
@@ -159,8 +176,7 @@ def dcgan_plain(best: bool) -> dict[str, Any]:
         step(x)
     seconds = time.perf_counter() - begun
     generator.eval()
-    with torch.no_grad():
-        made = generator(torch.randn(HELD_OUT, LATENT))
+    made = _drawn(generator)
     return told((STEPS - WARM) * BATCH, seconds, both, apart(made, test), METRIC)
 
 
@@ -169,7 +185,16 @@ def dcgan_torchgan() -> dict[str, Any]:
     stand_in_for_torchvision()
     os.environ["TENSORBOARD_LOGGING"] = "0"
     os.environ["CONSOLE_LOGGING"] = "0"
+    import torchvision
     from torchgan import losses, models, trainer
+
+    grid = torchvision.utils.make_grid
+
+    def old_grid(*images: Any, range: Any = None, **rest: Any) -> Any:
+        """It was written for a torchvision that called this argument by another name."""
+        return grid(*images, value_range=range, **rest)
+
+    torchvision.utils.make_grid = old_grid
 
     class TheirGenerator(models.Generator):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -209,7 +234,88 @@ def dcgan_torchgan() -> dict[str, Any]:
         run(_batches(train, STEPS - WARM))
         seconds = time.perf_counter() - begun
     run.generator.eval()
-    with torch.no_grad():
-        made = run.generator(torch.randn(HELD_OUT, LATENT))
+    made = _drawn(run.generator)
     both = nn.ModuleList([run.generator, run.discriminator])
     return told((STEPS - WARM) * BATCH, seconds, both, apart(made, test), METRIC)
+
+
+class Grouped(nn.Module):
+    """A modulated convolution as it is usually written: a weight a datum, a group a datum."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        self.like = like
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        like: Any = self.like
+        weight = like.weight * like.scale * like.affine(w)[:, None, :, None, None]
+        if like.demodulates:
+            weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        count, outputs, inputs, kernel, _ = weight.shape
+        grouped = weight.reshape(count * outputs, inputs, kernel, kernel)
+        x = x.reshape(1, count * inputs, *x.shape[2:])
+        out = functional.conv2d(x, grouped, padding=kernel // 2, groups=count)
+        return out.reshape(count, outputs, *out.shape[2:])
+
+
+def stylegan2_plain() -> dict[str, Any]:
+    """Our networks with grouped convolutions, in a loop as public implementations have it: fp32, a
+    DataLoader, R1 every 16 steps, an average of the generator after each step."""
+    from simulacra import build
+    from simulacra.probability.noise import row_noise
+    from simulacra.spaces import Images
+
+    train, test = (2 * part - 1 for part in mnist(SIDE))
+    model: Any = build("stylegan2", Images(1, SIDE, SIDE), settings={}, num_examples=len(train))
+    config, critic = model.config, model.critic
+    for layer in (model.generator.synthesis.first, *model.generator.synthesis.layers):
+        layer.convolve = Grouped(layer.convolve)
+    pictures = model.generator.synthesis.pictures
+    for place in range(len(pictures)):
+        pictures[place] = Grouped(pictures[place])
+    average = copy.deepcopy(model.generator)
+    first, second = (
+        torch.optim.Adam(one.parameters(), config.learning_rate, betas=(0.0, 0.99))
+        for one in (model.generator, critic)
+    )
+
+    def made(generator: Any, count: int) -> Tensor:
+        noise = row_noise(count, None, torch.device("cpu"))
+        w = generator.mapping(torch.randn(count, config.latent), None)
+        x: Tensor = generator.synthesis(w[:, None].expand(-1, generator.synthesis.depth, -1), noise)
+        return x
+
+    def step(x: Tensor, number: int) -> None:
+        with torch.no_grad():
+            false = made(model.generator, len(x))
+        real, unreal = critic(x, None).logit, critic(false, None).logit
+        second.zero_grad()
+        (functional.softplus(-real).mean() + functional.softplus(unreal).mean()).backward()
+        second.step()
+        if number % config.penalty_every == 0:
+            x = x.requires_grad_()
+            (slope,) = torch.autograd.grad(critic(x, None).logit.sum(), x, create_graph=True)
+            second.zero_grad()
+            weight = config.penalty * config.penalty_every / 2
+            (weight * slope.square().flatten(1).sum(1).mean()).backward()
+            second.step()
+        critic.requires_grad_(False)
+        first.zero_grad()
+        functional.softplus(-critic(made(model.generator, len(x)), None).logit).mean().backward()
+        first.step()
+        critic.requires_grad_(True)
+        with torch.no_grad():
+            pairs = zip(average.parameters(), model.generator.parameters(), strict=True)
+            for kept, new in pairs:
+                kept.mul_(0.999).add_(new, alpha=0.001)
+
+    feed = (x for x, _ in _batches(train, STEPS))
+    for number in range(WARM):
+        step(next(feed), number)
+    begun = time.perf_counter()
+    for number, x in enumerate(feed, WARM):
+        step(x, number)
+    seconds = time.perf_counter() - begun
+    with torch.no_grad():
+        drawn = torch.cat([made(model.generator, AT_ONCE) for _ in range(HELD_OUT // AT_ONCE)])
+    return told((STEPS - WARM) * BATCH, seconds, model, apart(drawn.clamp(-1, 1), test), METRIC)

@@ -5,6 +5,7 @@
     python benchmarks/peers.py vq-vae > benchmarks/results/vq-vae-against-pythae.json
     python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
     python benchmarks/peers.py dcgan > benchmarks/results/dcgan-against-torchgan.json
+    python benchmarks/peers.py stylegan2 > benchmarks/results/stylegan2-against-plain.json
 
 Each system trains in a process of its own, one after the other and several times over; the figures
 are medians over the repetitions. 'as users run it' is the peer's own loop with its defaults (fp32);
@@ -29,7 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peer_gans import dcgan_ours, dcgan_plain, dcgan_torchgan
+from peer_gans import (
+    dcgan_ours,
+    dcgan_plain,
+    dcgan_torchgan,
+    stylegan2_ours,
+    stylegan2_plain,
+)
 from peer_runs import AT_ONCE, HELD_OUT, mnist, stand_in_for_torchvision, told
 
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "epochs": 10}
@@ -386,6 +393,10 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "torchgan, as users run it": dcgan_torchgan,
         "plain loop with a DataLoader": lambda: dcgan_plain(False),
         "plain loop, best switches": lambda: dcgan_plain(True),
+    },
+    "stylegan2": {
+        "simulacra": stylegan2_ours,
+        "plain loop with grouped convolutions": stylegan2_plain,
     },
 }
 
