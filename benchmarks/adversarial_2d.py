@@ -27,6 +27,7 @@ from simulacra.evaluation.modes import Modes
 from simulacra.games import Play
 
 SAMPLES = 2500
+# Networks as in Metz et al. 2017 (app. on the ring): two hidden layers of 128, and one for the critic.
 CLASSIC: dict[str, Any] = {
     "loss": "non-saturating",
     "regulariser": "none",
@@ -34,14 +35,20 @@ CLASSIC: dict[str, Any] = {
     "octaves": 0,
     "critic_rate": 1.0,
     "average": 0.0,
+    "latent": 2,
+    "hidden": 128,
+    "layers": 2,
+    "critic_hidden": 128,
+    "critic_layers": 1,
+    "learning_rate": 1e-3,
 }
-QUARTER = CLASSIC | {"latent": 16, "hidden": 64, "critic_hidden": 16, "layers": 2}
+QUARTER = CLASSIC | {"latent": 16, "hidden": 64, "critic_hidden": 16, "critic_layers": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "vanilla": CLASSIC | {"latent": 2},
-    "saturating": CLASSIC | {"latent": 2, "loss": "saturating"},
-    "packed": CLASSIC | {"latent": 2, "pack": 2},
-    "least-squares": CLASSIC | {"latent": 2, "loss": "least-squares"},
+    "vanilla": CLASSIC,
+    "saturating": CLASSIC | {"loss": "saturating"},
+    "packed": CLASSIC | {"pack": 2},
+    "least-squares": CLASSIC | {"loss": "least-squares"},
     "wgan-gp": {
         "loss": "wasserstein",
         "regulariser": "wgan-gp",

@@ -124,7 +124,8 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         return Config(
             loss="relativistic",
             regulariser="r1+r2",
-            penalty=1e-3,
+            penalty=5e-3 if plain else 1e-3,
+            penalty_left=0.2 if plain else 1.0,
             penalty_every=1,
             critic_rate=2.0,
             latent=8 if plain else 32,
