@@ -4,12 +4,14 @@
 
 Against the best critic, D*(x) = p(x) / (p(x) + q(x)) (their proposition 1), this is 2 JS(p, q) - log 4,
 least where q = p and D* = 1/2 everywhere. Both networks are fully connected, and work on real rows:
-vectors, rows of a table and pixels, which enter as numbers of about unit variance, categories and levels
-with noise (``layers/row_door.py``), so that a critic cannot tell made data by their not being whole.
-The loss, its regulariser and all other remedies are options (``layers/adversarial_rules.py``); what is
-recommended is the relativistic loss with R1 and R2 (Huang et al. 2024). Beside normal numbers the noise
-has one of so many ``kinds``: what a continuous map makes of normal numbers alone is of one piece, and
-clusters are not (Khayatkhoei et al. 2018, sec. 3).
+vectors and rows of a table, which enter as numbers of about unit variance, categories with noise
+(``layers/row_door.py``), so that a critic cannot tell made data by their not being whole; and images,
+whose pixels lie in [-1, 1], made by a tanh. The loss, its regulariser and all other remedies are options
+(``layers/adversarial_rules.py``); what is recommended for rows is the relativistic loss with R1 and R2
+(Huang et al. 2024). Beside normal numbers the noise has one of so many ``kinds``: what a continuous map
+makes of normal numbers alone is of one piece, and clusters are not (Khayatkhoei et al. 2018, sec. 3). Of
+few dimensions the critic reads waves, too: it takes two points within a cluster for the same otherwise,
+and clusters come out narrower than they are.
 
 ``diagnose`` tells, and training watches, how far D is from 1/2 and, of few dimensions, from p / (p + q),
 which is estimated by the share of data among the nearest neighbours. No likelihood.
@@ -25,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
@@ -34,7 +36,7 @@ from simulacra.games import Batch, Clock, Player, Rewrite, Stage, Turn
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.dense_critic import DenseCritic, dense
-from simulacra.layers.front_door import as_device, drawn_labels
+from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of
 from simulacra.layers.row_door import RowDoor
 from simulacra.layers.table_reals import real_size
 from simulacra.probability.adversarial import balance
@@ -80,6 +82,23 @@ def share_of_data(real: Tensor, made: Tensor) -> Tensor:
     return (near < len(real)).to(both.dtype).mean(1)
 
 
+class PixelDoor(nn.Module):
+    """Images as rows of pixels in [-1, 1], (n, ``size``), and back."""
+
+    def __init__(self, space: Images) -> None:
+        super().__init__()
+        self.space, self.size = space, space.dimensions
+
+    def enter(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """As the row door's."""
+        z = centred(as_device(x, self), self.space.levels).flatten(1)
+        return z, z.new_zeros(len(z))
+
+    def leave(self, z: Tensor) -> Tensor:
+        """The nearest levels."""
+        return levels_of(z.reshape(-1, *self.space.shape), self.space)
+
+
 class GAN(AdversarialModel, Sampler, Diagnosable):
     """A generator, and the critic that taught it."""
 
@@ -96,7 +115,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         classes = condition.count if condition else 0
-        self.door = RowDoor(space, "uniform")
+        self.door = PixelDoor(space) if isinstance(space, Images) else RowDoor(space, "uniform")
         self.generator = dense(
             [config.latent + config.kinds + classes]
             + [config.hidden] * config.layers
@@ -117,7 +136,8 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         """For rows R3GAN's loss and penalties, and kinds of noise, and a critic of fine sight in few
         dimensions; shifts for few images."""
         if isinstance(space, Images):
-            config = Config(learning_rate=5e-4)
+            penalty = max(0.2, space.height * space.width / 1024)
+            config = Config(hidden=512, critic_hidden=512, penalty=penalty, learning_rate=5e-4)
             few = num_examples < 5000
             return replace(config, shift=0.125, adaptive=0.6) if few else config
         plain = real_size(space) <= FEW
@@ -152,9 +172,13 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        noise = row_noise(num_samples, generator, self.door.shift.device)
+        noise = row_noise(num_samples, generator, self._weight.device)
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         return self.door.leave(self._made(self._classes(condition, num_samples), noise))
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.critic.parameters())
 
     @property
     def tells_chances(self) -> bool:
@@ -167,7 +191,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         logits that have none of their own is taken from data ``beside`` and as many made ones."""
         pair, count = self.contest.pair, len(beside)
         assert pair.chance is not None
-        sides = self._sides(Batch(as_device(beside, self.door)), scoring_noise(count, None))
+        sides = self._sides(Batch(as_device(beside, self)), scoring_noise(count, None))
         real, made = (self._logit(one, None) for one in (sides.real, sides.made))
         level = self._logit(self.door.enter(x, scoring_noise(len(x), None))[0], None)
         if not pair.has_level:
@@ -204,7 +228,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
         """D of data and of as many made ones."""
         assert self.contest.pair.chance is not None
-        sides = self._sides(Batch(as_device(x, self.door), condition), scoring_noise(len(x), None))
+        sides = self._sides(Batch(as_device(x, self), condition), scoring_noise(len(x), None))
         logits = [self._logit(one, sides.classes) for one in (sides.real, sides.made)]
         real, made = self.contest.pair.chance(*logits)
         return real, made, sides
@@ -214,7 +238,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         return logit
 
     def _made(self, classes: Tensor | None, noise: Noise) -> Tensor:
-        z = noise.normal(self.config.latent).to(self.door.shift.dtype)
+        z = noise.normal(self.config.latent).to(self._weight.dtype)
         parts, count = [z], self.config.kinds
         # What is one of many has the mean square of a normal number, and so weighs as much as many.
         if count:
@@ -223,7 +247,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         if classes is not None:
             parts.append(classes.to(z) * classes.shape[1] ** 0.5)
         made: Tensor = self.generator(torch.cat(parts, dim=1))
-        return made
+        return torch.tanh(made) if isinstance(self.space, Images) else made
 
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones of the same classes (or themselves)."""
@@ -237,10 +261,13 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         return z.reshape(-1, *self.space.shape) if isinstance(self.space, Images) else z
 
     def _first(self) -> Sequence[Stage]:
+        if isinstance(self.door, PixelDoor):
+            return ()
         return (Stage([Rewrite("fit door", self.fit_door, sweep=True)], rounds=1),)
 
     def fit_door(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """Shift and scale of the data, and frequencies of categories."""
+        assert isinstance(self.door, RowDoor)
         nobody = RandomSubset(0, torch.Generator())
         self.door.fit((batch.x for batch in batches), nobody, prior_weight=1.0)
         return {}
