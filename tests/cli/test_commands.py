@@ -112,6 +112,20 @@ def test_points_of_the_plane_are_drawn_and_their_modes_counted(simulacra, tmp_pa
     assert page.count("data:image/png;base64,") >= 3
 
 
+def test_crossings(simulacra, place):
+    done = simulacra(
+        "train", "ladder-vae", "digits", "--budget", "20steps", "--out", "ladder", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ((), ("--level", 2, "--count", 3, "--out", "m.npy")):
+        done = simulacra("mix", "ladder", *words, cwd=place)
+        assert (place / done.stdout.strip()).is_file(), done.stderr
+    assert np.load(place / "m.npy").shape == (4 * 4, 1, 8, 8)
+    for code, words in (("CFG-233", ("--level", 3)), ("CFG-234", ("--count", 200))):
+        refused(simulacra("mix", "ladder", *words, cwd=place), 78, code)
+    refused(simulacra("mix", "vae", cwd=place), 78, "CAN-001", "cross data", "Mixer")
+
+
 def test_codes_reconstructions_and_evaluation(simulacra, place):
     codes = simulacra("encode", "vae", "--count", 20, cwd=place)
     assert np.load(place / codes.stdout.strip()).shape == (20, 16), codes.stderr

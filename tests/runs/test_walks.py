@@ -10,6 +10,7 @@ from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.runs.walks import (
     can_walk,
+    crossings,
     interpolations,
     lerp,
     most_active,
@@ -68,6 +69,25 @@ def test_codes_in_line_are_joined_by_a_line(factor):
     if factor != 0:
         torch.testing.assert_close(path[:, 0], first)
         torch.testing.assert_close(path[:, -1], factor * first)
+
+
+@pytest.mark.parametrize("labels", [None, Labels(3)], ids=["free", "conditional"])
+def test_crossings_have_what_stands_on_the_left_and_above(labels):
+    model = shelf.build("ladder-vae", SPACE, condition=labels, num_examples=100, seed=0).eval()
+    data = batch(SPACE, 7, labels)
+    given = data.condition
+    codes = model.encode(data.x, condition=given)
+    again = model.decode(codes, condition=given)
+    sheet = crossings(model, data, 1, 3).reshape(4, 4, *SPACE.shape)
+    assert not sheet[0, 0].any()
+    assert torch.equal(sheet[0, 1:], again[:3])
+    assert torch.equal(sheet[1:, 0], again[3:6])
+    for row in range(3):
+        label = None if given is None else given[3 + row].repeat(3)
+        whole = crossings(model, data, model.code_levels, 3).reshape(sheet.shape)[1 + row, 1:]
+        assert torch.equal(whole[0], again[3 + row])
+        coarse = codes[3 + row].repeat(3, 1)
+        assert torch.equal(sheet[1 + row, 1:], model.mix(coarse, codes[:3], 1, condition=label))
 
 
 @pytest.mark.parametrize("labels", [None, Labels(3)], ids=["free", "conditional"])
