@@ -2,7 +2,7 @@
 
     python benchmarks/adversarial_2d.py ring --only default,vanilla --seeds 10
     python benchmarks/adversarial_2d.py grid --only default,vanilla --seeds 10
-    python benchmarks/adversarial_2d.py ring --only unrolled-0,unrolled-10 --seeds 5
+    python benchmarks/adversarial_2d.py ring --only unrolled-0,unrolled-10 --seeds 5 --rounds 3000
 
 One line of JSON a run: modes reached, the share of high-quality samples (within three deviations of a
 centre), the reverse KL of the modes (2,500 samples of the last average, as in Lin et al. 2018), how
@@ -42,7 +42,7 @@ CLASSIC: dict[str, Any] = {
     "critic_layers": 1,
     "learning_rate": 1e-3,
 }
-QUARTER = CLASSIC | {"latent": 16, "hidden": 64, "critic_hidden": 16, "critic_layers": 2}
+QUARTER = CLASSIC | {"latent": 16, "critic_hidden": 32, "critic_layers": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "vanilla": CLASSIC,
@@ -57,7 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "critic_steps": 5,
     },
     "unrolled-0": QUARTER,
-    "unrolled-10": QUARTER | {"unrolled": 10},
+    "unrolled-10": QUARTER | {"unrolled": 10, "unrolled_rate": 0.02},
 }
 
 

@@ -16,6 +16,36 @@ Source = Annotated[
     str | None, typer.Argument(help="Data of the same space. [the run's own test part]")
 ]
 Count = Annotated[int, typer.Option(help="How many data to use at most.")]
+Steering = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting that leaves the weights alone: projection_steps=400."),
+]
+
+
+def steered(
+    run: Path, pairs: list[str] | None = None, steering: dict[str, Any] | None = None
+) -> Any:
+    """The run's model, with settings that leave its weights alone over its own; refused where it has none
+    such."""
+    from dataclasses import fields
+
+    from simulacra import shelf
+    from simulacra.cli.training import parsed_settings
+
+    model = shelf.from_pretrained(run)
+    told = {name: value for name, value in (steering or {}).items() if value is not None}
+    known = {field.name for field in fields(model.config)}
+    missing = [name for name in told if name not in known]
+    if missing:
+        toys = {entry.name: entry.cls.toy() for entry in shelf.entries()}
+        able = [name for name, toy in toys.items() if hasattr(toy.config, missing[0])]
+        raise Refusal(
+            "CFG-216",
+            f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
+            way_out=f"leave it out, or sample a run of {', '.join(able)}",
+        )
+    told = {**parsed_settings(pairs or []), **told}
+    return shelf.from_pretrained(run, settings=told) if told else model
 
 
 def part_of(run: Path, data: str | None, model: Any) -> Any:

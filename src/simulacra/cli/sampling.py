@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simulacra.cli.exchange import Run, array_bytes, behind, keep, part_of
+from simulacra.cli.exchange import Run, Steering, array_bytes, behind, keep, part_of, steered
 from simulacra.refusals import Refusal, shown
 
 
@@ -47,10 +47,7 @@ def sample(
             "--mean", help="The means of p(x|z): autoencoders' samples without grain or hiss."
         ),
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting that leaves the weights alone: spacing=karras."),
-    ] = None,
+    settings: Steering = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="Data of the same space that samples start from.")
     ] = None,
@@ -71,7 +68,6 @@ def sample(
     """Draw new data from a trained run."""
     import torch
 
-    from simulacra.cli.training import parsed_settings
     from simulacra.contract import MeanSampler, Sampler, require_capability
     from simulacra.runs.using import looks_better_as_means, sample_in_chunks
 
@@ -82,7 +78,7 @@ def sample(
         "guidance_scale": guidance_scale,
         "truncation": truncation,
     }
-    model = _steered(run, steering, parsed_settings(settings or []))
+    model = steered(run, settings, steering)
     require_capability(model, Sampler, to="sample")
     if mean:
         require_capability(model, MeanSampler, to="sample means")
@@ -128,28 +124,6 @@ class _Given:
         rows = self.row.expand(num_samples, -1)
         known = self.known.expand(num_samples, -1)
         return self.completer.complete(rows, known, condition=condition, generator=generator)
-
-
-def _steered(run: Path, steering: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """The run's model, with settings of sampling over its own; refused where it has none such."""
-    from dataclasses import fields
-
-    from simulacra import shelf
-
-    model = shelf.from_pretrained(run)
-    told = {name: value for name, value in steering.items() if value is not None}
-    known = {field.name for field in fields(model.config)}
-    missing = [name for name in told if name not in known]
-    if missing:
-        toys = {entry.name: entry.cls.toy() for entry in shelf.entries()}
-        able = [name for name, toy in toys.items() if hasattr(toy.config, missing[0])]
-        raise Refusal(
-            "CFG-216",
-            f"--{missing[0].replace('_', '-')} was given, and {shelf.name_of(model)} has no {missing[0]}",
-            way_out=f"leave it out, or sample a run of {', '.join(able)}",
-        )
-    told = {**settings, **told}
-    return shelf.from_pretrained(run, settings=told) if told else model
 
 
 def _vary(

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from simulacra.cli.exchange import Count, Run, Source, behind, keep, part_of
+from simulacra.cli.exchange import (
+    Count,
+    Run,
+    Source,
+    Steering,
+    behind,
+    keep,
+    part_of,
+    steered,
+)
 from simulacra.refusals import Refusal, shown
 
 MOST_CODES = 2000
@@ -59,13 +68,13 @@ def encode(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of t-SNE.")] = 0,
     count: Count = 10_000,
+    settings: Steering = None,
 ) -> None:
     """Write a code for each datum, or a picture of the codes."""
-    from simulacra import shelf
     from simulacra.contract import Encoder, require_capability
     from simulacra.runs.using import in_chunks
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     encoder = require_capability(model, Encoder, to="encode")
     if project is not None and project.suffix != ".svg":
         reason = f"{shown(project)} cannot hold a projection"
@@ -84,14 +93,14 @@ def reconstruct(
     data: Source = None,
     out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
     count: Count = 32,
+    settings: Steering = None,
 ) -> None:
     """Encode and decode data; a picture shows each original above its reconstruction."""
-    from simulacra import shelf
     from simulacra.contract import Decoder, Encoder, require_capability
     from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside, rebuilt
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     require_capability(model, Encoder, to="reconstruct")
     require_capability(model, Decoder, to="reconstruct")
     batch = part_of(run, data, model).first(count)
@@ -111,12 +120,12 @@ def interpolate(
     count: Annotated[int, typer.Option(help="How many ways, or units.")] = 8,
     datum: Annotated[int, typer.Option(help="Whose code is traversed, by its place.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A .png, .npy or .csv file.")] = None,
+    settings: Steering = None,
 ) -> None:
     """Walk from code to code between data, or along one unit of a code at a time."""
-    from simulacra import shelf
     from simulacra.runs.walks import interpolations, require_walks, traversals
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     require_walks(model, to="traverse" if traverse else "interpolate")
     if steps < 2 or count < 1:
         reason = f"--steps is {steps} and --count {count}"
@@ -146,13 +155,13 @@ def mix(
     ] = None,
     count: Annotated[int, typer.Option(help="How many data give coarse features, and fine.")] = 6,
     out: Annotated[Path | None, typer.Option(help="A .png, .npy or .csv file.")] = None,
+    settings: Steering = None,
 ) -> None:
     """Cross data: coarse features of some (the left column) with fine ones of others (the first row)."""
-    from simulacra import shelf
     from simulacra.contract import Mixer, require_capability
     from simulacra.runs.walks import crossings
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     mixer = require_capability(model, Mixer, to="cross data")
     chosen = (mixer.code_levels + 1) // 2 if level is None else level
     part = part_of(run, data, model)
@@ -182,17 +191,17 @@ def complete(
     seed: Annotated[int, typer.Option(help="Same seed, same completions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
     count: Count = 32,
+    settings: Steering = None,
 ) -> None:
     """Fill in the other half; a picture shows each original above its completion."""
     import torch
 
-    from simulacra import shelf
     from simulacra.contract import Completer, require_capability
     from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside, half_known, named_columns
     from simulacra.spaces import Table
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     completer = require_capability(model, Completer, to="complete")
     batch = part_of(run, data, model).first(count)
     if isinstance(model.space, Table) and known not in ("left", "random"):

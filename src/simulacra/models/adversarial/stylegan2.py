@@ -11,8 +11,9 @@ much a few images deviate. In training a part of the images has another style fr
     E (|J_w^T y| - a)^2,   J_w = dg / dw,   y ~ N(0, I / (H W)),   a the running mean   (their eq. 4)
 
 Drawn with the ``truncation`` psi, w' = m + psi (w - m), m the mean style (Karras et al. 2019, app. B):
-below one samples are more alike, and fewer of them go wrong. An image is encoded by projection: from the
-nearest of ``CANDIDATES`` styles down the squared distance of pixels, without noise (cf. their app. D).
+below one samples are more alike, and fewer of them go wrong. An image is encoded by projection, as a
+style for each layer (W+, Abdal et al. 2019): from the nearest of ``CANDIDATES`` styles down the squared
+distance of pixels and of what the critic sees (Pan et al. 2020), without noise (cf. their app. D).
 
 Papers: Karras, Laine & Aila 2019; Karras, Laine, Aittala, Hellsten, Lehtinen & Aila 2020. Changed: sizes,
 widths and options by the data; images are doubled before a convolution and halved before it, rather than
@@ -57,8 +58,9 @@ which it is the plain mean: from nought it would draw paths shorter for long, an
 CANDIDATES = 512
 """Styles that tell their mean and spread, and of which projections start from the nearest."""
 
-DESCENT = 0.15
-"""The first steps of a projection, as a multiple of the spread of styles."""
+DESCENT, SEEN = 0.15, 0.2
+"""The first steps of a projection, as a multiple of the spread of styles, and how much a size of what the
+critic sees weighs beside the pixels, as a share of what there is of it."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,18 @@ class Critic(CriticHead):
         rules = replace(config, minibatch="none") if self.compares else config
         self.add_head(width, classes, rules, EqualisedLinear)
 
+    def seen(self, x: Tensor) -> list[Tensor]:
+        """What the blocks make of images, from the largest size down."""
+        x = leaky(self.enter(x.contiguous(memory_format=torch.channels_last)))
+        found = [x]
+        for block in self.blocks:
+            found.append(block(found[-1]))
+        return found[1:] or found
+
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
         if self.concatenates and classes is not None:
             x = torch.cat([x, classes[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x)], dim=1)
-        x = leaky(self.enter(x.contiguous(memory_format=torch.channels_last)))
-        x = self.blocks(x)
+        x = self.seen(x)[-1]
         x = leaky(self.last(with_deviation(x) if self.compares else x))
         return self.opinion(leaky(self.read(x.flatten(1))), classes)
 
@@ -139,6 +148,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
 
     config: Config
     generator: StyleGenerator
+    critic: Critic
     length: Tensor
     followed: Tensor
     betas: ClassVar = (0.0, 0.99)
@@ -188,8 +198,8 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
 
     @property
     def code_space(self) -> Vectors:
-        """Styles."""
-        return Vectors(self.config.style)
+        """A style for each layer, one after the other."""
+        return Vectors(self.code_levels * self.config.style)
 
     @torch.no_grad()
     def sample(
@@ -218,11 +228,12 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
             images = self._drawn(styles, None).flatten(1)
             nearest = torch.cdist(target[rows].flatten(1), images).argmin(1)
             w[rows], spread[rows] = styles[nearest], styles.std(0).mean()
-        return self._descended(w, spread, target).float()
+        everywhere = w[:, None].repeat(1, self.code_levels, 1)
+        return self._descended(everywhere, spread[:, None], target).flatten(1).float()
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        return levels_of(self._drawn(as_device(code, self).to(self._weight), None), self.space)
+        return levels_of(self.generator.synthesis(self._by_layer(code), None), self.space)
 
     @property
     def code_levels(self) -> int:
@@ -233,25 +244,40 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
     def mix(
         self, coarse: Tensor, fine: Tensor, level: int, *, condition: Tensor | None = None
     ) -> Tensor:
-        first, second = (as_device(one, self).to(self._weight) for one in (coarse, fine))
-        styles = [first] * level + [second] * (self.code_levels - level)
-        return levels_of(self.generator.synthesis(torch.stack(styles, 1), None), self.space)
+        above = level * self.config.style
+        return self.decode(torch.cat([coarse[:, :above], fine[:, above:]], 1), condition=condition)
+
+    def _by_layer(self, code: Tensor) -> Tensor:
+        """Codes as styles (n, layers, style)."""
+        code = as_device(code, self).to(self._weight)
+        return code.reshape(len(code), self.code_levels, self.config.style)
 
     def _descended(self, w: Tensor, spread: Tensor, target: Tensor) -> Tensor:
-        """Styles (n, style) moved to where their images are nearer to ``target``, a row by itself."""
+        """Styles (n, layers, style) moved to where their images are like ``target``, a row by itself."""
         steps = self.config.projection_steps
-        first, second = torch.zeros_like(w), torch.zeros_like(w)
+        first, second, seen = torch.zeros_like(w), torch.zeros_like(w), self._seen(target)
+        loudness = [one.square().flatten(1).mean(1).add(1e-8) for one in seen]
         for step in range(steps):
             with torch.enable_grad():
                 w = w.detach().requires_grad_()
-                apart = (self._drawn(w, None) - target).square().flatten(1).mean(1).sum()
-                (slope,) = torch.autograd.grad(apart, w)
+                image = self.generator.synthesis(w, None)
+                apart = (image - target).square().flatten(1).mean(1)
+                for whole, own, wanted in zip(loudness, self._seen(image), seen, strict=True):
+                    apart = apart + SEEN * (own - wanted).square().flatten(1).mean(1) / whole
+                (slope,) = torch.autograd.grad(apart.sum(), w)
             # Adam (Kingma & Ba 2015), its steps falling along half a cosine.
             first, second = first.lerp(slope, 0.1), second.lerp(slope.square(), 0.01)
             size = DESCENT * 0.5 * (1 + math.cos(math.pi * step / steps)) / (1 - 0.9 ** (step + 1))
             root = (second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-8
             w = w.detach() - size * spread * first / root
         return w
+
+    def _seen(self, x: Tensor) -> list[Tensor]:
+        """What the critic sees of images at each size; nothing where it does not judge them one by one,
+        or has to be told of classes first."""
+        if self.config.pack > 1 or self.critic.concatenates:
+            return []
+        return self.critic.seen(x)
 
     def _candidates(self, condition: Tensor | None, rows: int) -> list[tuple[Tensor, Tensor]]:
         """Styles of always the same z, for each class of ``condition``, and the rows that are of it."""
