@@ -43,8 +43,8 @@ def test_the_information_reaches_the_generator_and_not_the_critic():
 def test_a_reader_that_knows_nothing_is_surprised_by_every_class_alike():
     one = model(classes=5)
     with torch.no_grad():
-        one.reader.out.weight.zero_()
-        one.reader.out.bias.zero_()
+        one.reader[-1].weight.zero_()
+        one.reader[-1].bias.zero_()
     noise = row_noise(32, seeded(), "cpu")
     told = one.generator_loss(Batch(SPACE.random(32, seeded())), noise, Clock())
     assert told.numbers["surprise of classes"].item() == pytest.approx(math.log(5))
@@ -66,7 +66,10 @@ def test_codes_of_two_pictures_are_found_without_labels():
     assert right > 0.95
 
 
-def test_a_code_of_one_class_is_refused():
+@pytest.mark.parametrize(
+    ("options", "code"), [({"classes": 1}, "CFG-173"), ({"pack": 2}, "CFG-235")]
+)
+def test_codes_that_nobody_can_read_are_refused(options, code):
     with pytest.raises(Refusal) as refusal:
-        model(classes=1)
-    assert refusal.value.code == "CFG-173"
+        model(**options)
+    assert refusal.value.code == code

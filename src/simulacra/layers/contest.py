@@ -41,10 +41,11 @@ class Critic(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A value to lower, and numbers worth telling."""
+    """A value to lower, numbers worth telling, and what the critic said of made data."""
 
     value: Tensor
     numbers: Mapping[str, Tensor]
+    made: Opinion | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,9 @@ class Contest(nn.Module):
                 real = self.opinion(ahead, sides.real, sides.classes, noise)
         if self.rules.feature_matching:
             apart = real.features.float().mean(0) - made.features.float().mean(0)
-            return Outcome(apart.square().sum(), {})
+            return Outcome(apart.square().sum(), {}, made)
         value = self.pair.generator(real.logit, made.logit)
-        return Outcome(value + self._misread(made, sides), {})
+        return Outcome(value + self._misread(made, sides), {}, made)
 
     def _after(self, critic: nn.Module, sides: Sides, noise: Noise) -> Critic:
         """The critic after ``unrolled`` steps on these data, as a function of how they were made."""

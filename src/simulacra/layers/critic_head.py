@@ -66,7 +66,7 @@ class CriticHead(nn.Module):
 
         ``linear`` makes those that give logits, from sizes and whether there is a bias.
         """
-        joined = features
+        joined = self.head_size = features
         self.alike = None
         if rules.minibatch == "discrimination":
             self.alike = MinibatchDiscrimination(features)

@@ -6,12 +6,14 @@ data that tell the code: it raises a lower bound of their mutual information,
     I(c; G(z, c)) >= E log q(c | G(z, c)) + H(c)                              (Chen et al. 2016, eq. 4)
     min_{G, q} max_D  V(D, G) - lambda E log q(c | G(z, c))                   (their eq. 6)
 
-whose q is a network that is taught beside the generator, through which the bound's gradient reaches it. A
-Gaussian of deviation one stands for each number: its -log q is half the squared error. q reads codes off
-real data too, so codes encode, and decode with noise z = 0.
+whose q is a network on the critic's features that is taught beside the generator: the bound's gradient
+reaches the generator through both. What tells real data from made ones is not to be had by marks that no
+datum bears, so codes come to stand for what data differ in. A Gaussian of deviation one stands for each
+number: its -log q is half the squared error. q reads codes off real data too, so codes encode, and decode
+with noise z = 0.
 
-Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: q is a network of its own rather
-than a head of the critic, so that nobody moves the critic but itself; the critic as in DCGAN, with the
+Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: q reads the critic's
+features without moving them, so that nobody moves the critic but itself; the critic as in DCGAN, with the
 options of ``layers/adversarial_rules.py``; weight averages for sampling.
 """
 
@@ -31,11 +33,14 @@ from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import as_device, centred, levels_of
-from simulacra.layers.pyramid import PyramidEncoder
+from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
+
+READ = 128
+"""Units between the critic's features and the code."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         code = config.classes + config.numbers
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
-        self.reader = PyramidEncoder(space, config.channels, 0, code)
+        self.reader = multilayer_perceptron([self.critic.head_size, READ, code])
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
@@ -118,7 +123,8 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
 
     @torch.no_grad()
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        logits, numbers = self._read(centred(as_device(x, self), self.space.levels))
+        x = centred(as_device(x, self), self.space.levels).to(self._weight)
+        logits, numbers = self._read(self.critic(x, None).features)
         return torch.cat([logits.softmax(1), numbers], dim=1).float()
 
     @torch.no_grad()
@@ -135,9 +141,9 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     def _weight(self) -> Tensor:
         return self.generator.start.weight
 
-    def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the classes, and the means of the numbers."""
-        told = self.reader(x.to(self._weight) if not torch.is_autocast_enabled() else x, None)
+    def _read(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the classes, and the means of the numbers, of the critic's features."""
+        told = self.reader(features)
         return told[:, : self.config.classes], told[:, self.config.classes :]
 
     def _made(self, noise: Noise) -> Made:
@@ -163,7 +169,8 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         made = self._made(noise)
         sides = Sides(centred(batch.x, self.space.levels), made.x)
         told = self.contest.generator_loss(self.critic, sides, noise)
-        logits, numbers = self._read(made.x)
+        assert told.made is not None
+        logits, numbers = self._read(told.made.features)
         surprise = functional.cross_entropy(logits.float(), made.classes)
         apart = 0.5 * (numbers.float() - made.numbers).square().sum(1).mean()
         value = told.value + self.config.information * (surprise + 0.1 * apart)
@@ -172,6 +179,9 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
 
 
 def _require_codes(config: Config) -> None:
+    if config.pack > 1:
+        reason = f"a critic of {config.pack} data at once has no features of one, off which to read codes"
+        raise Refusal("CFG-235", reason, way_out="set pack to 1")
     if config.classes < 2 or config.numbers < 0:
         reason = f"a code of {config.classes} classes and {config.numbers} numbers tells nothing"
         raise Refusal("CFG-173", reason, way_out="set classes to 2 or more, numbers to 0 or more")
