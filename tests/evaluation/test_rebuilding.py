@@ -1,5 +1,7 @@
 """Reconstruction: the published quantity, beside principal components of the same size of code."""
 
+import time
+
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -8,8 +10,9 @@ from torch import nn
 from simulacra.contract import Decoder, Encoder
 from simulacra.evaluation.case import Case
 from simulacra.evaluation.rebuilding import Reconstruction
+from simulacra.evaluation.representation import LEAST, Representation
 from simulacra.games import Batch
-from simulacra.spaces import Images, Vectors
+from simulacra.spaces import Images, Labels, Vectors
 
 
 class Halved(nn.Module, Encoder, Decoder):
@@ -86,3 +89,41 @@ def test_vectors_are_compared_as_they_are():
     assert found.unit == "squared error a datum"
     expected = by_components(parts[0].x.numpy(), parts[2].x.numpy(), 2)
     assert found.control == pytest.approx(float(expected), rel=1e-3)
+
+
+class Slow(nn.Module, Encoder):
+    """Codes are pixels, after a while."""
+
+    condition_space, code_space = None, Vectors(64)
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.rows = seconds, 0
+
+    def encode(self, x, *, condition=None):
+        time.sleep(self.seconds * len(x))
+        self.rows += len(x)
+        return x.flatten(1).float()
+
+
+def test_a_slow_encoder_is_asked_for_as_many_codes_as_there_is_time_for(digits):
+    train, valid, test = (Batch(one.x[:300], one.condition[:300]) for one in digits)
+    counts = []
+    for seconds in (0.0, 0.004):
+        model = Slow(seconds)
+        case = Case(
+            model=model,
+            space=Images(1, 8, 8, levels=17),
+            features=None,
+            seed=0,
+            seconds=2.0,
+            labels=Labels(10),
+            train=train,
+            valid=valid,
+            test=test,
+        )
+        found = {one.name: one for one in Representation.read(case)}
+        counts.append(model.rows)
+        assert found["linear probe"].value > 0.7
+    assert counts[0] >= 480
+    assert 2 * LEAST <= counts[1] < 200

@@ -7,6 +7,8 @@ regression with a fixed weight decay). The control is the same probe on the raw 
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +28,10 @@ MUTUAL, RAND = "clusters, mutual information", "clusters, Rand index"
 NEIGHBOURS = 5
 WEIGHT_DECAY = 1e-3
 MOST_TRAIN, MOST_TEST = 5000, 2000
+LEAST, PROBED, SHARE = 50, 16, 0.2
+"""Rows that are encoded however slow a model is, rows that tell how slow, and the share of the time of an
+evaluation; codes that are found by descent take a thousand times as long as a network's."""
+
 STEPS = 100
 
 
@@ -46,6 +52,13 @@ def codes_of(model: Encoder, x: Tensor, condition: Tensor | None = None) -> Tens
             rows_of = flat(code.cpu(), model.code_space) if vectors is None else vectors(code)
         parts.append(rows_of.cpu().float().flatten(1))
     return torch.cat(parts)
+
+
+def affordable(model: Encoder, batch: Batch, seconds: float) -> int:
+    """How many data like these the model encodes in so many seconds, by the first few."""
+    begun, condition = time.perf_counter(), batch.condition
+    codes_of(model, batch.x[:PROBED], None if condition is None else condition[:PROBED])
+    return int(seconds * min(PROBED, len(batch)) / max(time.perf_counter() - begun, 1e-9))
 
 
 def nearest_hits(train: Batch, test: Batch) -> int:
@@ -117,6 +130,10 @@ class Representation(Measure):
         if train.condition is None or test.condition is None:
             return []
         seen, asked = train.x[:MOST_TRAIN], test.x[:MOST_TEST]
+        encoded = (len(seen) + len(asked)) * (1 if case.untrained is None else 2)
+        share = affordable(model, Batch(asked), SHARE * case.seconds) / encoded
+        if share < 1:
+            seen, asked = (one[: max(LEAST, int(share * len(one)))] for one in (seen, asked))
         taught, wanted = (y.cpu().long() for y in (train.condition, test.condition))
         told = "labels"
         if case.labels.channel_classes:
@@ -128,8 +145,8 @@ class Representation(Measure):
             test=codes_of(model, asked),
             raw_train=flat(seen, case.space),
             raw_test=flat(asked, case.space),
-            train_labels=taught[:MOST_TRAIN],
-            test_labels=wanted[:MOST_TEST],
+            train_labels=taught[: len(seen)],
+            test_labels=wanted[: len(asked)],
         )
         untrained = case.untrained
         if untrained is not None:

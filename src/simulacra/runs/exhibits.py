@@ -19,7 +19,7 @@ from simulacra.contract import Encoder, Gradual, Mixer
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.downstream import classes_of
 from simulacra.evaluation.projection import MOST, Projection, projections
-from simulacra.evaluation.representation import codes_of
+from simulacra.evaluation.representation import LEAST, affordable, codes_of
 from simulacra.evaluation.scores import AnomalyScore, default_score, make_score, with_maps
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
@@ -44,6 +44,9 @@ from simulacra.runs.walks import (
 from simulacra.spaces import Images, Labels, Space, Table
 
 TAUGHT = 2000
+PATIENCE = 10.0
+"""Seconds that the codes of one exhibit may take."""
+
 ROWS, WIDEST = 8, 40
 """Strange rows of a table that are shown, and columns."""
 
@@ -126,6 +129,11 @@ def _strange_rows(
     )
 
 
+def _encodable(model: Any, part: Part) -> Batch:
+    """The first data of a part, as many as are soon encoded."""
+    return part.first(max(LEAST, min(MOST, affordable(model, part.first(LEAST), PATIENCE))))
+
+
 @dataclass(frozen=True, eq=False)
 class Plane:
     """Codes in the plane: projections, and where there are any, the classes that colour them."""
@@ -138,7 +146,7 @@ class Plane:
     @classmethod
     def of(cls, model: Any, part: Part, labels: Labels | None, space: Space, seed: int) -> Plane:
         """The codes of the first data of a part."""
-        batch = part.first(MOST)
+        batch = _encodable(model, part)
         panels = projections(codes_of(model, batch.x, batch.condition), seed)
         classes, names, coloured = batch.condition, tuple[str, ...](), " Coloured by label."
         if classes is not None and labels is not None:
@@ -185,7 +193,7 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
     """One unit of a code at a time, moved; None as for ``ways_between``."""
     if not can_walk(model) or not isinstance(data.space, Images) or len(data.test) < 2:
         return None
-    batch = data.test.first(MOST)
+    batch = _encodable(model, data.test)
     units = most_active(codes_of(model, batch.x, batch.condition), WALKS)
     listed = ", ".join(str(unit) for unit in units.tolist())
     return Exhibit(
