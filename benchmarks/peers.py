@@ -4,6 +4,7 @@
     python benchmarks/peers.py vae  > benchmarks/results/vae-against-pythae.json
     python benchmarks/peers.py vq-vae > benchmarks/results/vq-vae-against-pythae.json
     python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
+    python benchmarks/peers.py ddim > benchmarks/results/ddim-against-diffusers.json
     python benchmarks/peers.py dcgan > benchmarks/results/dcgan-against-torchgan.json
     python benchmarks/peers.py stylegan2 > benchmarks/results/stylegan2-against-plain.json
 
@@ -42,6 +43,7 @@ from peer_runs import AT_ONCE, HELD_OUT, mnist, stand_in_for_torchvision, told
 VAE = {"latent": 16, "hidden": 512, "batch": 128, "epochs": 10}
 # Our five blocks at the lowest resolution make about the parameters of the peer's two layers at each.
 DDPM = {"channels": 32, "batch": 64, "steps": 100, "side": 32}
+DDIM = {"steps": 50, "batch": 64, "batches": 2}
 VQ_VAE = {"codes": 512, "width": 32, "hidden": 64, "batch": 64, "steps": 400}
 RATE = 1e-3
 
@@ -318,23 +320,29 @@ def ddpm_ours() -> dict[str, Any]:
     return told(count, seconds, model, float(error), "held-out squared error of the noise")
 
 
-def ddpm_diffusers(best: bool) -> dict[str, Any]:
+def _their_unet() -> Any:
     stand_in_for_torchvision()
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers import UNet2DModel
 
-    side, width = DDPM["side"], DDPM["channels"]
-    train, test = (2 * part - 1 for part in mnist(side))
-    widths = (width, 2 * width, 4 * width, 4 * width)
-    model = UNet2DModel(
-        sample_size=side,
+    width = DDPM["channels"]
+    return UNet2DModel(
+        sample_size=DDPM["side"],
         in_channels=1,
         out_channels=1,
         layers_per_block=2,
-        block_out_channels=widths,
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width),
         down_block_types=("DownBlock2D",) * 4,
         up_block_types=("UpBlock2D",) * 4,
         norm_num_groups=8,
     )
+
+
+def ddpm_diffusers(best: bool) -> dict[str, Any]:
+    model = _their_unet()
+    from diffusers import DDPMScheduler
+
+    side = DDPM["side"]
+    train, test = (2 * part - 1 for part in mnist(side))
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     if best:
         model = model.to(memory_format=torch.channels_last)
@@ -372,6 +380,50 @@ def ddpm_diffusers(best: bool) -> dict[str, Any]:
     return told(count, seconds, model, found, "held-out squared error of the noise")
 
 
+# DDIM: samples of the same two networks in 50 steps, untrained, as the time does not depend on weights.
+
+
+def ddim_ours() -> dict[str, Any]:
+    from simulacra import build
+    from simulacra.runs.machine import keep_freed_memory
+    from simulacra.spaces import Images
+
+    side = DDPM["side"]
+    settings = {"channels": DDPM["channels"], "blocks": 5, "num_inference_steps": DDIM["steps"]}
+    model: Any = build("ddpm", Images(1, side, side), settings=settings, num_examples=60_000)
+    keep_freed_memory()
+    return _sampling(model, lambda: model.sample(DDIM["batch"]))
+
+
+def ddim_diffusers(best: bool) -> dict[str, Any]:
+    model = _their_unet()
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    if best:
+        model = torch.compile(model.to(memory_format=torch.channels_last))
+    pipeline = DDIMPipeline(model, DDIMScheduler(num_train_timesteps=1000))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=best):
+            return pipeline(
+                batch_size=DDIM["batch"], num_inference_steps=DDIM["steps"], output_type="np"
+            )
+
+    return _sampling(model, draw)
+
+
+def _sampling(model: nn.Module, draw: Callable[[], Any]) -> dict[str, Any]:
+    """Batches of samples, after one for warming up."""
+    model.eval()
+    draw()
+    begun = time.perf_counter()
+    for _ in range(DDIM["batches"]):
+        draw()
+    seconds = time.perf_counter() - begun
+    return told(DDIM["batch"] * DDIM["batches"], seconds, model, DDIM["steps"], "steps of DDIM")
+
+
 SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
     "vae": {
         "simulacra": vae_ours,
@@ -387,6 +439,11 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "simulacra": ddpm_ours,
         "diffusers, as users run it": lambda: ddpm_diffusers(False),
         "diffusers, best switches": lambda: ddpm_diffusers(True),
+    },
+    "ddim": {
+        "simulacra": ddim_ours,
+        "diffusers, as users run it": lambda: ddim_diffusers(False),
+        "diffusers, best switches": lambda: ddim_diffusers(True),
     },
     "dcgan": {
         "simulacra": dcgan_ours,
