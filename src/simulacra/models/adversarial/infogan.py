@@ -133,7 +133,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         z = code.new_zeros(len(code), self.config.latent)
         training = self.generator.training
         self.generator.eval()
-        x = self.generator(torch.cat([z, code], dim=1))
+        x = self.generator(self._beside(z, code))
         self.generator.train(training)
         return levels_of(x, self.space)
 
@@ -152,8 +152,15 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         classes = (noise.uniform() * config.classes).long().clamp(max=config.classes - 1)
         numbers = 2 * noise.uniform(config.numbers) - 1
         shown = functional.one_hot(classes, config.classes).to(numbers)
-        z = torch.cat([noise.normal(config.latent), shown, numbers], dim=1)
-        return Made(self.generator(z.to(self._weight)), classes, numbers)
+        z = self._beside(noise.normal(config.latent), torch.cat([shown, numbers], dim=1))
+        return Made(self.generator(z), classes, numbers)
+
+    def _beside(self, z: Tensor, code: Tensor) -> Tensor:
+        """Noise and a code, of which the class weighs as much as all of the noise: what tells most of a
+        datum is left to the noise else."""
+        weight = max(self.config.latent, 1) ** 0.5
+        classes, numbers = code[:, : self.config.classes], code[:, self.config.classes :]
+        return torch.cat([z, weight * classes, numbers], dim=1).to(self._weight)
 
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones (or themselves)."""
