@@ -27,7 +27,7 @@ from simulacra.runs.using import sample_in_chunks
 from simulacra.spaces import Images
 
 TRUNCATIONS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
-STEPS = (60, 200, 400)
+PROJECTIONS = ((False, 60), (False, 400), (True, 60), (True, 400))
 SAMPLES, REAL, PROJECTED = 1000, 2000, 20
 
 
@@ -63,13 +63,15 @@ def main() -> None:
     rows, asked = (one.float().flatten(1) / scale for one in (train, test))
     near = torch.cdist(asked, rows).min(1).values.square() / rows.shape[1]
     near_seen = torch.cdist(seen(test), seen(train)).min(1).values
-    for steps in STEPS:
-        model = shelf.from_pretrained(given.run, settings={"projection_steps": steps})
+    for extended, steps in PROJECTIONS:
+        settings = {"projection_steps": steps, "extended": extended}
+        model = shelf.from_pretrained(given.run, settings=settings)
         x = model.decode(model.encode(test))
         apart = (x.float().flatten(1) / scale - asked).square().mean(1)
         apart_seen = (seen(x) - seen(test)).norm(dim=1)
         told(
             steps=steps,
+            extended=extended,
             features=float(apart_seen.mean()),
             features_of_nearest=float(near_seen.mean()),
             features_lower=int((apart_seen < near_seen).sum()),

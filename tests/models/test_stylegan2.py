@@ -149,7 +149,7 @@ def test_styles_are_mixed_from_a_layer_on_and_as_often_as_asked():
 def test_crossed_images_take_their_large_forms_from_one_and_their_finish_from_the_other():
     model = built(Images(1, 16, 16, levels=256))
     w = model.generator.mapping(torch.randn(40, 6, generator=seeded(1)), None).detach()
-    coarse, fine = (one.repeat(1, model.code_levels) for one in (w[:20], w[20:]))
+    coarse, fine = w[:20], w[20:]
     crossed, first, second = (
         one.float()
         for one in (model.mix(coarse, fine, 3), model.decode(coarse), model.decode(fine))
@@ -188,18 +188,21 @@ def test_images_of_all_sizes_come_out_and_go_in(shape):
     model = built(Images(*shape), replace(SMALL, projection_steps=2))
     x = model.sample(3, generator=seeded())
     assert model.space.contains(x)
-    assert model.encode(x).shape == (3, 5 * model.code_levels)
+    assert model.encode(x).shape == (3, 5)
+    model.config = replace(model.config, extended=True)
+    assert model.encode(x).shape == (3, 5 * model.code_levels) == (3, *model.code_space.shape)
     assert model.critic(x.float(), None).logit.shape == (3,)
 
 
-def test_projection_finds_the_way_back_whoever_stands_beside():
+@pytest.mark.parametrize("extended", [False, True])
+def test_projection_finds_the_way_back_whoever_stands_beside(extended):
     """Images of random styles are found again, nearer than the nearest style it starts from."""
-    model = built(Images(1, 8, 8), replace(SMALL, style=3, projection_steps=60))
+    model = built(Images(1, 8, 8), replace(SMALL, style=3, projection_steps=60, extended=extended))
     with torch.no_grad():
         for picture in model.generator.synthesis.pictures:
             picture.weight *= 0.2  # so that no pixel is cut
     w = model.generator.mapping(torch.randn(12, 6, generator=seeded(5)), None).detach()
-    x = model.decode(w.repeat(1, model.code_levels))
+    x = model.decode(w.repeat(1, model.code_levels) if extended else w)
     code = model.encode(x)
     error = (model.decode(code).float() - x.float()).square().mean((1, 2, 3))
     model.config = replace(model.config, projection_steps=0)

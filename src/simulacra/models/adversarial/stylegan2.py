@@ -11,9 +11,10 @@ much a few images deviate. In training a part of the images has another style fr
     E (|J_w^T y| - a)^2,   J_w = dg / dw,   y ~ N(0, I / (H W)),   a the running mean   (their eq. 4)
 
 Drawn with the ``truncation`` psi, w' = m + psi (w - m), m the mean style (Karras et al. 2019, app. B):
-below one samples are more alike, and fewer of them go wrong. An image is encoded by projection, as a
-style for each layer (W+, Abdal et al. 2019): from the nearest of ``CANDIDATES`` styles down the squared
-distance of pixels and of what the critic sees (Pan et al. 2020), without noise (cf. their app. D).
+below one samples are more alike, and fewer of them go wrong. An image is encoded by projection: from the
+nearest of ``CANDIDATES`` styles down the squared distance of pixels and of what the critic sees (Pan et
+al. 2020), without noise (cf. their app. D). ``extended``, an image gets a style for each layer (W+, Abdal
+et al. 2019): nearer to it, but with units that mean less.
 
 Papers: Karras, Laine & Aila 2019; Karras, Laine, Aittala, Hellsten, Lehtinen & Aila 2020. Changed: sizes,
 widths and options by the data; images are doubled before a convolution and halved before it, rather than
@@ -69,7 +70,7 @@ class Config(Rules):
     ``mapping_rate``. ``channels`` are those at full size, doubled at each halving, up to ``widest``.
     ``mixing``: the share of images of two styles. ``path_length`` is the weight of that regulariser,
     taken every ``path_every`` rounds for all of them. ``truncation`` is psi, 1 for none, and
-    ``projection_steps`` those of encoding; all else are the rules' options."""
+    ``projection_steps`` those of encoding, ``extended`` as above; all else are the rules' options."""
 
     latent: int = 64
     style: int = 64
@@ -82,6 +83,7 @@ class Config(Rules):
     path_every: int = 8
     truncation: float = 1.0
     projection_steps: int = 60
+    extended: bool = False
     batch_size: int = 64
     learning_rate: float = 1e-2
     penalty_every: int = 16
@@ -198,8 +200,8 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
 
     @property
     def code_space(self) -> Vectors:
-        """A style for each layer, one after the other."""
-        return Vectors(self.code_levels * self.config.style)
+        """A style, or one for each layer after the other."""
+        return Vectors(self.config.style * (self.code_levels if self.config.extended else 1))
 
     @torch.no_grad()
     def sample(
@@ -228,8 +230,8 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
             images = self._drawn(styles, None).flatten(1)
             nearest = torch.cdist(target[rows].flatten(1), images).argmin(1)
             w[rows], spread[rows] = styles[nearest], styles.std(0).mean()
-        everywhere = w[:, None].repeat(1, self.code_levels, 1)
-        return self._descended(everywhere, spread[:, None], target).flatten(1).float()
+        layers = self.code_levels if self.config.extended else 1
+        return self._descended(w[:, None].repeat(1, layers, 1), spread[:, None], target).flatten(1)
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
@@ -244,23 +246,25 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
     def mix(
         self, coarse: Tensor, fine: Tensor, level: int, *, condition: Tensor | None = None
     ) -> Tensor:
-        above = level * self.config.style
-        return self.decode(torch.cat([coarse[:, :above], fine[:, above:]], 1), condition=condition)
+        first, second = self._by_layer(coarse), self._by_layer(fine)
+        crossed = torch.cat([first[:, :level], second[:, level:]], dim=1)
+        return levels_of(self.generator.synthesis(crossed, None), self.space)
 
     def _by_layer(self, code: Tensor) -> Tensor:
         """Codes as styles (n, layers, style)."""
-        code = as_device(code, self).to(self._weight)
-        return code.reshape(len(code), self.code_levels, self.config.style)
+        styles: Tensor = as_device(code, self).to(self._weight)
+        styles = styles.unflatten(1, (-1, self.config.style))
+        return styles.expand(-1, self.code_levels, -1)
 
     def _descended(self, w: Tensor, spread: Tensor, target: Tensor) -> Tensor:
-        """Styles (n, layers, style) moved to where their images are like ``target``, a row by itself."""
+        """Styles (n, layers or 1, style) moved to where their images are like ``target``, row by row."""
         steps = self.config.projection_steps
         first, second, seen = torch.zeros_like(w), torch.zeros_like(w), self._seen(target)
         loudness = [one.square().flatten(1).mean(1).add(1e-8) for one in seen]
         for step in range(steps):
             with torch.enable_grad():
                 w = w.detach().requires_grad_()
-                image = self.generator.synthesis(w, None)
+                image = self.generator.synthesis(w.expand(-1, self.code_levels, -1), None)
                 apart = (image - target).square().flatten(1).mean(1)
                 for whole, own, wanted in zip(loudness, self._seen(image), seen, strict=True):
                     apart = apart + SEEN * (own - wanted).square().flatten(1).mean(1) / whole
@@ -270,7 +274,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
             size = DESCENT * 0.5 * (1 + math.cos(math.pi * step / steps)) / (1 - 0.9 ** (step + 1))
             root = (second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-8
             w = w.detach() - size * spread * first / root
-        return w
+        return w.float()
 
     def _seen(self, x: Tensor) -> list[Tensor]:
         """What the critic sees of images at each size; nothing where it does not judge them one by one,
