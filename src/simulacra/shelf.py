@@ -420,4 +420,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (safetensors.SafetensorError, RuntimeError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         reason = f"{shown(path)} does not hold the weights of this model ({first[:120]})"
-        raise Refusal("CKPT-003", reason, way_out="use an undamaged copy of the folder") from error
+        way_out = (
+            "use an undamaged copy of the folder, or the version that trained it, or train anew"
+        )
+        raise Refusal("CKPT-003", reason, way_out=way_out) from error

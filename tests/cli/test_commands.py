@@ -121,7 +121,11 @@ def test_crossings(simulacra, place):
         done = simulacra("mix", "ladder", *words, cwd=place)
         assert (place / done.stdout.strip()).is_file(), done.stderr
     assert np.load(place / "m.npy").shape == (4 * 4, 1, 8, 8)
-    for code, words in (("CFG-233", ("--level", 3)), ("CFG-234", ("--count", 200))):
+    for code, words in (
+        ("CFG-233", ("--level", 3)),
+        ("CFG-234", ("--count", 200)),
+        ("CFG-234", ("--count", 0)),
+    ):
         refused(simulacra("mix", "ladder", *words, cwd=place), 78, code)
     refused(simulacra("mix", "vae", cwd=place), 78, "CAN-001", "cross data", "Mixer")
 

@@ -109,14 +109,14 @@ class Slow(nn.Module, Encoder):
 def test_a_slow_encoder_is_asked_for_as_many_codes_as_there_is_time_for(digits):
     train, valid, test = (Batch(one.x[:300], one.condition[:300]) for one in digits)
     counts = []
-    for seconds in (0.0, 0.004):
+    for seconds, budget in ((0.0, 60.0), (0.004, 2.0)):
         model = Slow(seconds)
         case = Case(
             model=model,
             space=Images(1, 8, 8, levels=17),
             features=None,
             seed=0,
-            seconds=2.0,
+            seconds=budget,
             labels=Labels(10),
             train=train,
             valid=valid,

@@ -212,6 +212,16 @@ def test_norms_are_found_among_others_that_are_nearly_as_large(seed):
     assert found == pytest.approx(1, abs=0.0015)
 
 
+def test_norms_are_as_exact_under_autocast():
+    weight = drawn(64, 96).float()
+    rule = SpectralNorm(weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rule(weight)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, rule(weight))
+    assert torch.equal(SpectralNorm(torch.zeros(4, 3)).vectors.norm(dim=0), torch.ones(3))
+
+
 def test_the_gradient_goes_through_the_norm():
     weight = drawn(4, 3).float().requires_grad_()
     rule = SpectralNorm(weight.detach())

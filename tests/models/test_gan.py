@@ -89,7 +89,7 @@ def test_a_critic_of_waves_sees_within_a_cluster():
     apart = {}
     for octaves in (0, 5):
         torch.manual_seed(0)
-        critic = DenseCritic(2, 0, Config(), hidden=64, layers=3, octaves=octaves)
+        critic = DenseCritic(2, 0, Config(), hidden=64, layers=3, waves=octaves)
         optimiser, draws = torch.optim.Adam(critic.parameters(), 1e-3), seeded(1)
         for _ in range(300):
             logits = [critic(drawn(256, width, draws), None).logit for width in (wide, narrow)]
@@ -106,10 +106,10 @@ def test_a_critic_of_waves_sees_within_a_cluster():
 def test_the_critic_is_watched_while_it_learns():
     """Beside the turns of both: D's distances, every so many rounds, and of packs none."""
     torch.manual_seed(0)
-    config = replace(GAN.recommend(Vectors(2), 1000), batch_size=32, hidden=16, critic_hidden=16)
+    config = replace(GAN.recommend(Vectors(2), 1000), batch_size=64, hidden=16, critic_hidden=16)
     model = GAN(Vectors(2), config)
     x = torch.randn(600, 2, generator=seeded())
-    stream = Stream(Part(x, torch.arange(600), Vectors(2)), 32, seed=0)
+    stream = Stream(Part(x, torch.arange(600), Vectors(2)), 64, seed=0)
     play = Play(model, model.game(), seed=0)
     told = [report.numbers for report in play.rounds(stream, lambda c: c.rounds / 120)]
     name = "distance of D from p/(p + q) (probability)"

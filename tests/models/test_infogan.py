@@ -67,7 +67,8 @@ def test_codes_of_two_pictures_are_found_without_labels():
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [({"classes": 1}, "CFG-173"), ({"pack": 2}, "CFG-235")]
+    ("options", "code"),
+    [({"classes": 1}, "CFG-173"), ({"pack": 2}, "CFG-235"), ({"unrolled": 1}, "CFG-235")],
 )
 def test_codes_that_nobody_can_read_are_refused(options, code):
     with pytest.raises(Refusal) as refusal:

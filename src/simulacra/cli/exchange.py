@@ -18,7 +18,7 @@ Source = Annotated[
 Count = Annotated[int, typer.Option(help="How many data to use at most.")]
 Steering = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting that leaves the weights alone: projection_steps=400."),
+    typer.Option("--set", help="A setting that leaves the weights alone, as NAME=VALUE."),
 ]
 
 

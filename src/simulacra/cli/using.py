@@ -34,6 +34,7 @@ def score(
     data: Source = None,
     out: Annotated[Path | None, typer.Option(help="A .csv file. [standard output]")] = None,
     count: Count = 10_000,
+    settings: Steering = None,
 ) -> None:
     """Print log p(x) in nats, bits/dim and the anomaly score of each datum, as CSV."""
     from simulacra import shelf
@@ -41,7 +42,7 @@ def score(
     from simulacra.files import write_bytes
     from simulacra.runs.using import scores
 
-    model = shelf.from_pretrained(run)
+    model = steered(run, settings)
     if not isinstance(model, Density | Scorer):
         raise Refusal(
             "CAN-001",
@@ -154,29 +155,24 @@ def mix(
         int | None, typer.Option(help="How many levels of a code count as coarse. [half]")
     ] = None,
     count: Annotated[int, typer.Option(help="How many data give coarse features, and fine.")] = 6,
-    out: Annotated[Path | None, typer.Option(help="A .png, .npy or .csv file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png or .npy file.")] = None,
     settings: Steering = None,
 ) -> None:
     """Cross data: coarse features of some (the left column) with fine ones of others (the first row)."""
-    from simulacra.contract import Mixer, require_capability
-    from simulacra.runs.walks import crossings
+    from simulacra.runs.walks import coarse_levels, crossings
+    from simulacra.spaces import Images
 
     model = steered(run, settings)
-    mixer = require_capability(model, Mixer, to="cross data")
-    chosen = (mixer.code_levels + 1) // 2 if level is None else level
+    chosen = coarse_levels(model, level)
+    if not isinstance(model.space, Images):
+        reason = f"crossings are a sheet of images, and the run models {model.space}"
+        raise Refusal("CFG-236", reason, way_out="cross images, or interpolate")
     part = part_of(run, data, model)
-    if not 0 <= chosen <= mixer.code_levels or count < 1:
-        reason = (
-            f"--level is {chosen} and --count {count}, and a code has {mixer.code_levels} levels"
-        )
-        way_out = f"give a level from 0 to {mixer.code_levels} and a count of 1 or more"
-        raise Refusal("CFG-233", reason, way_out=way_out)
-    if len(part) < 2 * count:
-        reason = f"there are only {len(part)} data, and {count} and {count} are to be crossed"
-        raise Refusal("CFG-234", reason, way_out=f"give more data, or --count {len(part) // 2}")
+    if not 1 <= count <= len(part) // 2:
+        reason = f"--count is {count}, and there are {len(part)} data to take twice as many from"
+        raise Refusal("CFG-234", reason, way_out="give a count of 1 or more, or more data")
     x = crossings(model, part.first(2 * count), chosen, count)
-    real = behind(run, model, x)
-    typer.echo(keep(x, model.space, out, run / "crossings", real=real, columns=count + 1))
+    typer.echo(keep(x, model.space, out, run / "crossings", columns=count + 1))
 
 
 def complete(

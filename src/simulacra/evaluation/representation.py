@@ -56,8 +56,14 @@ def codes_of(model: Encoder, x: Tensor, condition: Tensor | None = None) -> Tens
 
 def affordable(model: Encoder, batch: Batch, seconds: float) -> int:
     """How many data like these the model encodes in so many seconds, by the first few."""
-    begun, condition = time.perf_counter(), batch.condition
-    codes_of(model, batch.x[:PROBED], None if condition is None else condition[:PROBED])
+    condition = batch.condition
+
+    def encode(rows: int) -> None:
+        codes_of(model, batch.x[:rows], None if condition is None else condition[:rows])
+
+    encode(1)  # What only a first call takes.
+    begun = time.perf_counter()
+    encode(PROBED)
     return int(seconds * min(PROBED, len(batch)) / max(time.perf_counter() - begun, 1e-9))
 
 

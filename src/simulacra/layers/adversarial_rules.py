@@ -8,10 +8,11 @@ another.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from simulacra.probability.adversarial import LOSSES, Name
 from simulacra.refusals import Refusal
+from simulacra.spaces import Images
 
 Regulariser = Literal["none", "r1", "r2", "r1+r2", "wgan-gp"]
 Conditioning = Literal["projection", "concatenation", "auxiliary"]
@@ -51,6 +52,16 @@ class Rules:
     adaptive: float = 0.0
     conditioning: Conditioning = "projection"
     average: float = 0.05
+
+
+FEW_IMAGES = 5000
+
+
+def for_images(space: Images, num_examples: int) -> dict[str, Any]:
+    """What is recommended for images: a stronger penalty for larger ones, and where they are few, shifts
+    as often as ADA asks for (Karras et al. 2020a)."""
+    found: dict[str, Any] = {"penalty": max(0.2, space.height * space.width / 1024)}
+    return found | ({"shift": 0.125, "adaptive": 0.6} if num_examples < FEW_IMAGES else {})
 
 
 def require_sense(rules: Rules, batch_size: int) -> None:

@@ -66,7 +66,7 @@ class CriticHead(nn.Module):
 
         ``linear`` makes those that give logits, from sizes and whether there is a bias.
         """
-        joined = self.head_size = features
+        self.feature_size = joined = features
         self.alike = None
         if rules.minibatch == "discrimination":
             self.alike = MinibatchDiscrimination(features)

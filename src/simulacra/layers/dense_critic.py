@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.layers.critic_head import CriticHead, Opinion
-from simulacra.layers.waves import with_waves
+from simulacra.layers.waves import octaves, with_waves
 
 SLOPE = 0.2
 
@@ -31,8 +31,10 @@ def dense(sizes: Sequence[int]) -> nn.Sequential:
 class DenseCritic(CriticHead):
     """Rows (n, size) and classes (n, ``classes``) to an opinion of the kind that ``rules`` ask for.
 
-    Rows are read as waves of so many ``octaves``, too (``layers/waves.py``).
+    Rows are read as so many octaves of ``waves``, too (``layers/waves.py``).
     """
+
+    waves: Tensor
 
     def __init__(
         self,
@@ -42,17 +44,17 @@ class DenseCritic(CriticHead):
         *,
         hidden: int,
         layers: int,
-        octaves: int = 0,
+        waves: int = 0,
     ) -> None:
         super().__init__()
-        self.octaves = octaves
+        self.register_buffer("waves", octaves(waves), persistent=False)
         self.concatenates = classes > 0 and rules.conditioning == "concatenation"
-        enters = (size * (1 + 2 * octaves) + classes * self.concatenates) * rules.pack
+        enters = (size * (1 + 2 * waves) + classes * self.concatenates) * rules.pack
         self.body = dense([enters] + [hidden] * layers)
         self.add_head(hidden, classes, rules)
 
     def forward(self, x: Tensor, classes: Tensor | None) -> Opinion:
-        x = with_waves(x.flatten(1), self.octaves)
+        x = with_waves(x.flatten(1), self.waves)
         if self.concatenates and classes is not None:
             x = torch.cat([x, classes.to(x)], dim=1)
         return self.opinion(functional.leaky_relu(self.body(x), SLOPE), classes)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
-from simulacra.layers.waves import with_waves
+from simulacra.layers.waves import octaves, with_waves
 
 FEW, OCTAVES = 8, 6
 """Vectors of at most so many entries are also read as waves of so many octaves."""
@@ -41,14 +41,16 @@ class LevelMLP(nn.Module):
     the whole.
     """
 
+    waves: Tensor
+
     def __init__(
         self, size: int, hidden: int, blocks: int, classes: int = 0, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.octaves = OCTAVES if size <= FEW else 0
+        self.register_buffer("waves", octaves(OCTAVES if size <= FEW else 0), persistent=False)
         self.level = LevelEmbedding(hidden)
         self.label = nn.Linear(classes, hidden, bias=False) if classes else None
-        self.enter = nn.Linear(size * (1 + 2 * self.octaves), hidden)
+        self.enter = nn.Linear(size * (1 + 2 * len(self.waves)), hidden)
         self.blocks = nn.ModuleList(_Block(hidden, hidden, dropout) for _ in range(blocks))
         self.norm, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, size)
         nn.init.zeros_(self.leave.weight)
@@ -59,7 +61,7 @@ class LevelMLP(nn.Module):
         if self.label is not None and classes is not None:
             level = level + self.label(classes)
         level = functional.silu(level)
-        h = self.enter(with_waves(x, self.octaves))
+        h = self.enter(with_waves(x, self.waves))
         for block in self.blocks:
             h = block(h, level)
         out: Tensor = self.leave(functional.silu(self.norm(h)))

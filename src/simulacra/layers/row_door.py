@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from simulacra.layers.front_door import as_device
+from simulacra.layers.front_door import as_device, centred, levels_of
 from simulacra.layers.table_reals import TableReals, real_size
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.dequantisation import dequantised, quantised
@@ -118,6 +118,23 @@ class RowDoor(nn.Module):
         variance = variance.mean().expand_as(variance)
         self.shift.copy_(mean)
         self.scale.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
+
+
+class PixelDoor(nn.Module):
+    """Images as rows of pixels in [-1, 1], (n, ``size``), and back."""
+
+    def __init__(self, space: Images) -> None:
+        super().__init__()
+        self.space, self.size = space, space.dimensions
+
+    def enter(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """As the row door's."""
+        z = centred(x, self.space.levels).flatten(1)
+        return z, z.new_zeros(len(z))
+
+    def leave(self, z: Tensor) -> Tensor:
+        """The nearest levels."""
+        return levels_of(z.reshape(-1, *self.space.shape), self.space)
 
 
 def _shown_to(subset: RandomSubset, batches: Iterator[Tensor]) -> Iterator[Tensor]:

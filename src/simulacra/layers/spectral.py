@@ -34,12 +34,14 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = weight.reshape(len(weight), -1)
-        with torch.no_grad():
-            across = matrix.T @ self.vectors
-            best = torch.linalg.eigh(across.T @ across).eigenvectors[:, -1]
-            v = functional.normalize(across @ best, dim=0)
-            u = functional.normalize(matrix @ v, dim=0)
-        return weight / torch.dot(u, matrix @ v)
+        with torch.autocast(weight.device.type, enabled=False):
+            with torch.no_grad():
+                # Weight averages are of vectors at several times, which are hardly orthonormal.
+                across = matrix.T @ torch.linalg.qr(self.vectors)[0]
+                best = torch.linalg.eigh(across.T @ across).eigenvectors[:, -1]
+                v = functional.normalize(across @ best, dim=0)
+                u = functional.normalize(matrix @ v, dim=0)
+            return weight / torch.dot(u, matrix @ v)
 
     @torch.no_grad()
     def iterate(self, weight: Tensor, times: int = EACH) -> None:
@@ -47,8 +49,8 @@ class SpectralNorm(nn.Module):
         matrix = weight.reshape(len(weight), -1)
         for _ in range(times):
             turned, factor = torch.linalg.qr(matrix @ (matrix.T @ self.vectors))
-            # Each vector keeps its side, so that averages over rounds are of the same ones.
-            self.vectors.copy_(turned * factor.diagonal().sign())
+            # Each vector keeps its side, so that averages over rounds do not cancel.
+            self.vectors.copy_(turned * torch.where(factor.diagonal() < 0, -1.0, 1.0))
 
 
 def normalise_spectrally(module: nn.Module) -> None:

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 
-def with_waves(x: Tensor, octaves: int) -> Tensor:
-    """Numbers (n, d), and the sines and cosines of pi/2 x, pi x, 2 pi x, … of so many octaves, (n, d (1 +
-    2 octaves)).
+def octaves(count: int) -> Tensor:
+    """pi/2, pi, 2 pi, …, of which networks keep so many."""
+    return math.pi / 2 * 2.0 ** torch.arange(count)
+
+
+def with_waves(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Numbers (n, d), and their sines and cosines at (f,) frequencies, (n, d (1 + 2 f)).
 
     A network learns what is smooth long before what is fine; waves bring the fine into its reach
-    (Tancik et al. 2020).
+    (Tancik et al. 2020). Angles are as precise as the frequencies are.
     """
-    if not octaves:
+    if not len(frequencies):
         return x
-    lengths = math.pi / 2 * 2.0 ** torch.arange(octaves, device=x.device, dtype=x.dtype)
-    angles = (x[:, :, None] * lengths).flatten(1)
+    angles = (x[:, :, None] * frequencies).flatten(1)
     return torch.cat([x, angles.sin(), angles.cos()], dim=1)

@@ -132,7 +132,15 @@ class Run:
                 way_out="train without --resume",
             )
         tensors, plain = found
-        self.play.load_state(tensors, plain)
+        try:
+            self.play.load_state(tensors, plain)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[-1].strip()
+            raise Refusal(
+                "CKPT-012",
+                f"the checkpoints in {shown(self.folder)} are of another model ({first[:120]})",
+                way_out="go on with the version that began it, or train anew",
+            ) from error
         self.seconds = float(plain["seconds"])
         self.agreed = self.budget.used(self.play.clock, self.seconds)
         self.warnings = list(dict.fromkeys([*plain["warnings"], *self.warnings]))

@@ -36,6 +36,7 @@ from simulacra.runs.walks import (
     STEPS,
     WALKS,
     can_walk,
+    coarse_levels,
     crossings,
     interpolations,
     most_active,
@@ -81,7 +82,8 @@ def strange_data(model: Any, data: Dataset, seed: int) -> Exhibit | None:
     stream = torch.Generator().manual_seed(mixed(seed, 140))
     score = make_score(default_score(model, maps=True), model)
     score.fit(data.train.first(TAUGHT), stream)
-    batch = data.test.first(MOST)
+    encodes = Encoder in score.NEEDS
+    batch = _encodable(model, data.test) if encodes else data.test.first(MOST)
     scores = score.of(batch, stream)
     which = strangest(scores)
     condition = None if batch.condition is None else batch.condition[which]
@@ -194,13 +196,14 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
     if not can_walk(model) or not isinstance(data.space, Images) or len(data.test) < 2:
         return None
     batch = _encodable(model, data.test)
-    units = most_active(codes_of(model, batch.x, batch.condition), WALKS)
+    codes = codes_of(model, batch.x, batch.condition)
+    units = most_active(codes, WALKS)
     listed = ", ".join(str(unit) for unit in units.tolist())
     return Exhibit(
         "One unit of a code at a time",
         f"The code of the first test datum, with one unit a row moved by {-REACH:g} to {REACH:g} "
         f"standard deviations of {len(batch):,} codes: the most active units, {listed}.",
-        _broad(traversals(model, batch), data.space, "traversals of codes"),
+        _broad(traversals(model, batch, codes=codes), data.space, "traversals of codes"),
     )
 
 
@@ -208,9 +211,9 @@ def crossed_data(model: Any, data: Dataset) -> Exhibit | None:
     """Coarse features of some data with fine ones of others; None for a model that does not mix."""
     if not isinstance(model, Mixer) or not isinstance(data.space, Images):
         return None
-    if len(data.test) < 2 * CROSSED:
+    if len(data.test) < 2 * CROSSED or model.code_levels < 2:
         return None
-    level = (model.code_levels + 1) // 2
+    level = coarse_levels(model)
     x = crossings(model, data.test.first(2 * CROSSED), level)
     drawn = png(grid(x, data.space, columns=CROSSED + 1, pixels=720))
     return Exhibit(

@@ -95,14 +95,21 @@ def most_active(codes: Tensor, count: int) -> Tensor:
 
 
 def traversals(
-    model: Any, batch: Batch, which: int = 0, *, steps: int = STEPS, count: int = WALKS
+    model: Any,
+    batch: Batch,
+    which: int = 0,
+    *,
+    steps: int = STEPS,
+    count: int = WALKS,
+    codes: Tensor | None = None,
 ) -> Tensor:
     """Elements as one unit of the code of datum ``which`` moves by -2 to 2 standard deviations.
 
     A row of ``steps`` elements for each of the ``count`` most active units; ``batch`` is what tells
-    deviations. An odd number of steps has the datum's reconstruction in the middle.
+    deviations, ``codes`` its codes where they are known. An odd number of steps has the datum's
+    reconstruction in the middle.
     """
-    codes = in_chunks(model.encode, model, batch)
+    codes = in_chunks(model.encode, model, batch) if codes is None else codes
     units = most_active(codes, count)
     shares = torch.linspace(-REACH, REACH, steps)
     moved = codes[which].expand(len(units), steps, -1).clone()
@@ -114,19 +121,32 @@ def traversals(
     return _decoded(model, flat, labels)
 
 
-def crossings(model: Any, batch: Batch, level: int, count: int = CROSSED) -> Tensor:
-    """(count + 1)^2 elements, row after row: the first row and the first column are reconstructions of
-    ``count`` data each, and where they meet are the coarse features of the column's with the fine ones of
-    the row's; the corner is empty. ``level``: how many levels count as coarse.
+def coarse_levels(model: Any, level: int | None = None) -> int:
+    """How many levels of a code count as coarse: those asked for, or half; refused where there are none
+    such."""
+    levels = require_capability(model, Mixer, to="cross data").code_levels
+    if level is None:
+        return (levels + 1) // 2
+    if not 0 <= level <= levels:
+        reason = f"{level} levels of a code are to be coarse, and it has {levels}"
+        raise Refusal("CFG-233", reason, way_out=f"give a level from 0 to {levels}")
+    return level
 
-    Of a conditional model, what comes of a crossing has the label of its coarse datum.
+
+def crossings(model: Any, batch: Batch, level: int | None = None, count: int = CROSSED) -> Tensor:
+    """(count + 1)^2 images, row after row: the first row and the first column are reconstructions of
+    ``count`` data each, and where they meet are the coarse features of the column's with the fine ones of
+    the row's; the corner is empty. ``level``: how many levels count as coarse, half of them else.
+
+    A conditional model is given the label of the coarse datum.
     """
+    level = coarse_levels(model, level)
     mixer = require_capability(model, Mixer, to="cross data")
-    codes = in_chunks(model.encode, model, batch)[: 2 * count]
+    labels = None if batch.condition is None else batch.condition[: 2 * count]
+    batch = Batch(batch.x[: 2 * count], labels)
+    codes = in_chunks(model.encode, model, batch)
     fine, coarse = codes[:count], codes[count:]
-    labels = None
-    if batch.condition is not None and model.condition_space is not None:
-        labels = batch.condition[: 2 * count]
+    labels = None if model.condition_space is None else labels
     rebuilt = _decoded(model, codes, labels)
     rows = [torch.zeros_like(rebuilt[:1]), rebuilt[:count]]
     for index in range(len(coarse)):

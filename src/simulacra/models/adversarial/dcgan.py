@@ -23,7 +23,7 @@ from torch import Tensor
 from simulacra.contract import Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch
-from simulacra.layers.adversarial_rules import Rules
+from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import centred, drawn_labels, levels_of
@@ -65,10 +65,7 @@ class DCGAN(AdversarialModel, Sampler):
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """Shifts as often as ADA asks for where data are few; a stronger penalty for larger images."""
         assert isinstance(space, Images)
-        few = num_examples < 5000
-        penalty = max(0.2, space.height * space.width / 1024)
-        config = Config(penalty=penalty, learning_rate=5e-4)
-        return replace(config, shift=0.125, adaptive=0.6) if few else config
+        return replace(Config(learning_rate=5e-4), **for_images(space, num_examples))
 
     @classmethod
     def toy(cls) -> DCGAN:

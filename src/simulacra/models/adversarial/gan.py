@@ -13,8 +13,8 @@ makes of normal numbers alone is of one piece, and clusters are not (Khayatkhoei
 few dimensions the critic reads waves, too: it takes two points within a cluster for the same otherwise,
 and clusters come out narrower than they are.
 
-``diagnose`` tells, and training watches, how far D is from 1/2 and, of few dimensions, from p / (p + q),
-which is estimated by the share of data among the nearest neighbours. No likelihood.
+``diagnose`` tells, and training on rows watches, how far D is from 1/2 and, of few dimensions, from
+p / (p + q), which is estimated by the share of data among the nearest neighbours. No likelihood.
 
 Papers: Goodfellow et al. 2014; Huang, Gokaslan, Kuleshov & Tompkin 2024; Heusel et al. 2017 (a critic
 that learns faster). Changed: leaky ReLU, weight averages for sampling.
@@ -27,17 +27,25 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Player, Rewrite, Stage, Turn
-from simulacra.layers.adversarial_rules import Rules
+from simulacra.games import (
+    Batch,
+    Clock,
+    Player,
+    Rewrite,
+    Stage,
+    Turn,
+    mean_over_processes,
+)
+from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.dense_critic import DenseCritic, dense
-from simulacra.layers.front_door import as_device, centred, drawn_labels, levels_of
-from simulacra.layers.row_door import RowDoor
+from simulacra.layers.front_door import as_device, drawn_labels
+from simulacra.layers.row_door import PixelDoor, RowDoor
 from simulacra.layers.table_reals import real_size
 from simulacra.probability.adversarial import balance
 from simulacra.probability.clustering import RandomSubset
@@ -47,12 +55,11 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
 
-WATCHED, WATCH_EVERY = 4, 50
-"""Batches on which the critic is watched, and rounds between two looks."""
+WATCH_EVERY = 50
+"""Rounds between two looks at the critic."""
 
 OCTAVES = 5
-"""Waves of few dimensions: without them a critic takes two points within a cluster for the same, and the
-generator makes clusters narrower than they are."""
+"""Of waves, for few dimensions."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +87,6 @@ def share_of_data(real: Tensor, made: Tensor) -> Tensor:
     apart = torch.cdist(both, both)
     near = apart.fill_diagonal_(torch.inf).topk(NEIGHBOURS, largest=False).indices
     return (near < len(real)).to(both.dtype).mean(1)
-
-
-class PixelDoor(nn.Module):
-    """Images as rows of pixels in [-1, 1], (n, ``size``), and back."""
-
-    def __init__(self, space: Images) -> None:
-        super().__init__()
-        self.space, self.size = space, space.dimensions
-
-    def enter(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """As the row door's."""
-        z = centred(as_device(x, self), self.space.levels).flatten(1)
-        return z, z.new_zeros(len(z))
-
-    def leave(self, z: Tensor) -> Tensor:
-        """The nearest levels."""
-        return levels_of(z.reshape(-1, *self.space.shape), self.space)
 
 
 class GAN(AdversarialModel, Sampler, Diagnosable):
@@ -127,7 +117,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
             config,
             hidden=config.critic_hidden,
             layers=config.critic_layers or config.layers,
-            octaves=config.octaves,
+            waves=config.octaves,
         )
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
@@ -136,10 +126,8 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         """For rows R3GAN's loss and penalties, and kinds of noise, and a critic of fine sight in few
         dimensions; shifts for few images."""
         if isinstance(space, Images):
-            penalty = max(0.2, space.height * space.width / 1024)
-            config = Config(hidden=512, critic_hidden=512, penalty=penalty, learning_rate=5e-4)
-            few = num_examples < 5000
-            return replace(config, shift=0.125, adaptive=0.6) if few else config
+            config = Config(hidden=512, critic_hidden=512, learning_rate=5e-4)
+            return replace(config, **for_images(space, num_examples))
         plain = real_size(space) <= FEW
         return Config(
             loss="relativistic",
@@ -178,7 +166,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
 
     @property
     def _weight(self) -> Tensor:
-        return next(self.critic.parameters())
+        return next(self.parameters())
 
     @property
     def tells_chances(self) -> bool:
@@ -193,7 +181,9 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         assert pair.chance is not None
         sides = self._sides(Batch(as_device(beside, self)), scoring_noise(count, None))
         real, made = (self._logit(one, None) for one in (sides.real, sides.made))
-        level = self._logit(self.door.enter(x, scoring_noise(len(x), None))[0], None)
+        level = self._logit(
+            self.door.enter(as_device(x, self), scoring_noise(len(x), None))[0], None
+        )
         if not pair.has_level:
             level = level - balance(real, made)
         return pair.chance(level, level)[0] if pair.has_level else torch.sigmoid(level)
@@ -216,14 +206,16 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
         if not self.tells_chances or isinstance(self.space, Images):
             return ()
-        return (Rewrite("watch", self.watch, batches=WATCHED, every=WATCH_EVERY),)
+        return (Rewrite("watch", self.watch, batches=0, every=WATCH_EVERY),)
 
     def watch(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """How far D is from what it is at the end, so that training can be seen to come nearer."""
-        some = list(batches)
-        given = [one.condition for one in some if one.condition is not None]
-        x, condition = torch.cat([one.x for one in some]), torch.cat(given) if given else None
-        return self.diagnose(x, condition=condition)
+        """How far D is from what it is at the end, so that training can be seen to come nearer; of a batch
+        that neighbours are too few in, nothing."""
+        batch = next(batches)
+        told = self.diagnose(batch.x, condition=batch.condition)
+        values = [torch.tensor(value, device=self._weight.device) for value in told.values()]
+        mean_over_processes(values)
+        return dict(zip(told, map(float, values), strict=True))
 
     def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
         """D of data and of as many made ones."""
@@ -252,7 +244,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones of the same classes (or themselves)."""
         classes = self._classes(batch.condition, len(batch))
-        real, _ = self.door.enter(batch.x, noise)
+        real, _ = self.door.enter(as_device(batch.x, self), noise)
         made = self._made(classes, noise) if makes else real
         return Sides(self._shaped(real), self._shaped(made), classes)
 

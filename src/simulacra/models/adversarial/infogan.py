@@ -29,7 +29,7 @@ from torch.nn import functional
 from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Loss, Player
-from simulacra.layers.adversarial_rules import Rules
+from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import as_device, centred, levels_of
@@ -84,17 +84,14 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         code = config.classes + config.numbers
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
-        self.reader = multilayer_perceptron([self.critic.head_size, READ, code])
+        self.reader = multilayer_perceptron([self.critic.feature_size, READ, code])
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
     def recommend(cls, space: Space, num_examples: int) -> Config:
         """As DCGAN's."""
         assert isinstance(space, Images)
-        few = num_examples < 5000
-        penalty = max(0.2, space.height * space.width / 1024)
-        config = Config(penalty=penalty, learning_rate=5e-4)
-        return replace(config, shift=0.125, adaptive=0.6) if few else config
+        return replace(Config(learning_rate=5e-4), **for_images(space, num_examples))
 
     @classmethod
     def toy(cls) -> InfoGAN:
@@ -186,9 +183,12 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
 
 
 def _require_codes(config: Config) -> None:
-    if config.pack > 1:
-        reason = f"a critic of {config.pack} data at once has no features of one, off which to read codes"
-        raise Refusal("CFG-235", reason, way_out="set pack to 1")
+    if config.pack > 1 or config.unrolled:
+        reason = (
+            f"codes are read off what the critic sees of one datum, and pack is {config.pack}, unrolled "
+            f"{config.unrolled}"
+        )
+        raise Refusal("CFG-235", reason, way_out="set pack to 1 and unrolled to 0")
     if config.classes < 2 or config.numbers < 0:
         reason = f"a code of {config.classes} classes and {config.numbers} numbers tells nothing"
         raise Refusal("CFG-173", reason, way_out="set classes to 2 or more, numbers to 0 or more")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from simulacra.contract import Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Rewrite, Stage, Turn
-from simulacra.layers.adversarial_rules import Minibatch, Rules
+from simulacra.layers.adversarial_rules import Minibatch, Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.equalised import (
@@ -215,8 +215,8 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         """Fewer channels for large images; ADA's shifts where data are few."""
         assert isinstance(space, Images)
         pixels = space.height * space.width
-        config = Config(channels=32 if pixels <= 256 else 16, penalty=max(0.2, pixels / 1024))
-        return replace(config, shift=0.125, adaptive=0.6) if num_examples < 5000 else config
+        config = Config(channels=32 if pixels <= 256 else 16)
+        return replace(config, **for_images(space, num_examples))
 
     @classmethod
     def toy(cls) -> ProgressiveGAN:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from simulacra.contract import Decoder, Encoder, Mixer, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Descent, Loss, Player, Turn, mean_over_processes
-from simulacra.layers.adversarial_rules import Minibatch, Rules
+from simulacra.layers.adversarial_rules import Minibatch, Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.equalised import (
@@ -177,10 +177,10 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
         for large ones; ADA's shifts where data are few."""
         assert isinstance(space, Images)
         pixels = space.height * space.width
-        config = Config(channels=32 if pixels <= 256 else 16, penalty=max(0.05, pixels / 4096))
-        if pixels <= 32 * 32:
-            config = replace(config, mixing=0.0, path_length=0.0)
-        return replace(config, shift=0.125, adaptive=0.6) if num_examples < 5000 else config
+        config = Config(channels=32 if pixels <= 256 else 16)
+        config = replace(config, **for_images(space, num_examples))
+        config = replace(config, penalty=max(0.05, pixels / 4096))
+        return replace(config, mixing=0.0, path_length=0.0) if pixels <= 32 * 32 else config
 
     @classmethod
     def toy(cls) -> StyleGAN2:
