@@ -209,8 +209,8 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         return (Rewrite("watch", self.watch, batches=0, every=WATCH_EVERY),)
 
     def watch(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """How far D is from what it is at the end, so that training can be seen to come nearer; of a batch
-        that neighbours are too few in, nothing."""
+        """How far D is from what it is at the end, so that training can be seen to come nearer; of a
+        batch of too few neighbours nothing."""
         batch = next(batches)
         told = self.diagnose(batch.x, condition=batch.condition)
         values = [torch.tensor(value, device=self._weight.device) for value in told.values()]
