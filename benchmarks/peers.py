@@ -6,7 +6,7 @@
     python benchmarks/peers.py ddpm > benchmarks/results/ddpm-against-diffusers.json
     python benchmarks/peers.py ddim > benchmarks/results/ddim-against-diffusers.json
     python benchmarks/peers.py dcgan > benchmarks/results/dcgan-against-torchgan.json
-    python benchmarks/peers.py stylegan2
+    python benchmarks/peers.py stylegan2 > benchmarks/results/stylegan2-against-plain.json
 
 Each system trains in a process of its own, one after the other and several times over; the figures
 are medians over the repetitions. 'as users run it' is the peer's own loop with its defaults (fp32);
