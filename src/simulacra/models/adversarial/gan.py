@@ -55,8 +55,9 @@ from simulacra.spaces import Images, Labels, Space, Table, Vectors
 NEIGHBOURS, FEW = 50, 3
 """Data whose share tells p / (p + q), and dimensions in which they are near enough to."""
 
-WATCH_EVERY = 50
-"""Rounds between two looks at the critic."""
+WATCHED, WATCH_EVERY = 8, 400
+"""Batches that a look at the critic takes, and rounds between two: among the neighbours in a single batch
+are data of other clusters, and p / (p + q) seems nearer to 1/2 than it is."""
 
 OCTAVES = 5
 """Of waves, for few dimensions."""
@@ -206,13 +207,14 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
         if not self.tells_chances or isinstance(self.space, Images):
             return ()
-        return (Rewrite("watch", self.watch, batches=0, every=WATCH_EVERY),)
+        return (Rewrite("watch", self.watch, batches=WATCHED, every=WATCH_EVERY),)
 
     def watch(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """How far D is from what it is at the end, so that training can be seen to come nearer; of a
-        batch of too few neighbours nothing."""
-        batch = next(batches)
-        told = self.diagnose(batch.x, condition=batch.condition)
+        """How far D is from what it is at the end, so that training can be seen to come nearer."""
+        some = list(batches)
+        given = [one.condition for one in some if one.condition is not None]
+        condition = torch.cat(given) if given else None
+        told = self.diagnose(torch.cat([one.x for one in some]), condition=condition)
         values = [torch.tensor(value, device=self._weight.device) for value in told.values()]
         mean_over_processes(values)
         return dict(zip(told, map(float, values), strict=True))
