@@ -248,8 +248,8 @@ def schedules(cosine: Path, linear: Path) -> dict[str, Any]:
 
 def without(part: Part, label: int) -> Part:
     """The data of all other classes."""
-    assert part.labels is not None
-    return replace(part, index=part.index[part.labels[part.index] != label])
+    assert part.conditions is not None
+    return replace(part, index=part.index[part.conditions[part.index] != label])
 
 
 def strangers(rounds: int, out: int) -> dict[str, Any]:

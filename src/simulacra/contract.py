@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -19,7 +19,7 @@ from torch import Tensor
 from simulacra.probability.annealing import Partition
 from simulacra.probability.noise import Noise
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Labels, Space
+from simulacra.spaces import Space
 
 
 class Kind(StrEnum):
@@ -299,14 +299,14 @@ class Component:
     """A model that another one is made of, such as the prior over its codes.
 
     ``model`` is its name on the shelf; of ``spaces``, the best first, it gets the first that it fits;
-    ``needs`` are capabilities that it has to have; ``condition`` are the labels that it is given.
+    ``needs`` are capabilities that it has to have; ``condition`` is the space of what it is told.
     ``codes_of`` names a component before it whose code space is its space, instead of ``spaces``.
     """
 
     model: str
     spaces: tuple[Space, ...]
     needs: tuple[type, ...] = ()
-    condition: Labels | None = None
+    condition: Space | None = None
     codes_of: str = ""
 
 
@@ -319,9 +319,7 @@ class Composed(Protocol):
     """
 
     @classmethod
-    def components(
-        cls, space: Space, config: object, condition: Labels | None
-    ) -> Mapping[str, Component]:
+    def components(cls, space: Space, config: object, condition: Any) -> Mapping[str, Component]:
         """What a model of ``space`` with this config is made of, by the constructor's names."""
         ...
 

@@ -26,7 +26,7 @@ from simulacra.files import read_json, sha256, write_bytes, write_json
 from simulacra.games import Game
 from simulacra.probability.noise import global_noise
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Labels, Space, space_from_json
+from simulacra.spaces import Space, space_from_json
 
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
@@ -39,11 +39,11 @@ class Model(Protocol):
     spaces: ClassVar[tuple[type[Space], ...]]
     conditions: ClassVar[tuple[type[Space], ...]]
     space: Space
-    condition_space: Labels | None
+    condition_space: Space | None
     config: Any
 
     def __init__(
-        self, space: Space, config: Any = None, *, condition: Labels | None = None
+        self, space: Space, config: Any = None, *, condition: Space | None = None
     ) -> None: ...
 
     @classmethod
@@ -119,7 +119,7 @@ def build(
     space: Space,
     *,
     settings: Mapping[str, Any] | None = None,
-    condition: Labels | None = None,
+    condition: Space | None = None,
     num_examples: int = 10_000,
     seed: int = 0,
 ) -> Any:
@@ -149,7 +149,7 @@ def build(
 
 
 def components_of(
-    cls: type[Any], space: Space, config: Any, condition: Labels | None
+    cls: type[Any], space: Space, config: Any, condition: Space | None
 ) -> Mapping[str, Component]:
     """What a model is made of besides itself; most are made of nothing else."""
     ask = getattr(cls, "components", None)
@@ -221,7 +221,7 @@ def _able(entry: Entry, wanted: Component) -> bool:
     )
 
 
-def _require_fit(entry: Entry, space: Space, condition: Labels | None) -> None:
+def _require_fit(entry: Entry, space: Space, condition: Space | None) -> None:
     if not entry.fits(space):
         able = ", ".join(kind.__name__ for kind in entry.cls.spaces)
         others = ", ".join(other.name for other in entries() if other.fits(space)) or "no model yet"
@@ -243,7 +243,7 @@ def _constructed(
     entry: Entry,
     space: Space,
     config: Any,
-    condition: Labels | None,
+    condition: Space | None,
     seed: int,
     components: Mapping[str, Any],
 ) -> Any:
@@ -363,8 +363,6 @@ def _as_described(card: Mapping[str, Any], settings: Mapping[str, Any], folder: 
     entry = find(str(card["model"]))
     condition = None if card["condition"] is None else space_from_json(card["condition"])
     space = space_from_json(card["space"])
-    if not (condition is None or isinstance(condition, Labels)):
-        raise Refusal("CKPT-002", f"{shown(folder)} has a damaged card", way_out="use a copy")
     _require_fit(entry, space, condition)
     own, others = _apart(settings)
     kind = type(entry.cls.recommend(space, 1))

@@ -128,5 +128,5 @@ def test_a_column_of_a_table_may_be_its_labels(tmp_path):
         open_data(path, label="colour")
     with pytest.raises(Refusal, match="numbers of many values"):
         open_data(path, label="size")
-    with pytest.raises(Refusal, match="is no table"):
+    with pytest.raises(Refusal, match="has none"):
         open_data("digits", label="kind")

@@ -66,7 +66,7 @@ def test_stacks_are_put_together_when_they_are_asked_for(stacked):
 
 
 def test_all_modes_are_as_frequent_as_their_digits(stacked):
-    labels = stacked.train.label(torch.arange(len(stacked.train)))
+    labels = stacked.train.condition(torch.arange(len(stacked.train)))
     counts = torch.bincount(labels, minlength=1000).double()
     each = stacked.labels.separated(labels, 3)
     shares = torch.stack([torch.bincount(one, minlength=10).double() for one in each.T]) / len(each)

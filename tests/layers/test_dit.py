@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simulacra.layers.dit import DiT, DiTBlock
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Labels
 
 
 def seeded(seed=0):
@@ -30,7 +30,7 @@ def test_patches_come_back_and_the_whole_starts_at_zero(space):
 
 
 def test_level_and_class_are_heard():
-    network = DiT(Images(1, 6, 6, 2), 32, 2, classes=3)
+    network = DiT(Images(1, 6, 6, 2), 32, 2, Labels(3))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded()))

@@ -56,7 +56,7 @@ def part_of(run: Path, data: str | None, model: Any) -> Any:
     recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
     if data is None:
         return recipe.open_data().test
-    opened = recipe.open_as(data, like=model.space)
+    opened = recipe.open_as(data, like=model.space, like_condition=model.condition_space)
     if opened.space != model.space:
         raise Refusal(
             "DATA-002",

@@ -20,7 +20,15 @@ def sample(
     run: Run,
     num_samples: Annotated[int, typer.Option(help="How many.")] = 64,
     seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
-    label: Annotated[int | None, typer.Option(help="The class, for a conditional model.")] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            "--condition",
+            "--label",
+            help="What a conditional model is asked for: a class by name or number, a caption, "
+            "column=value,column=value, or an image's path.",
+        ),
+    ] = None,
     given: Annotated[
         list[str] | None,
         typer.Option(help="Of a table, column=value: rows are drawn given these. May be repeated."),
@@ -69,6 +77,7 @@ def sample(
     import torch
 
     from simulacra.contract import MeanSampler, Sampler, require_capability
+    from simulacra.runs.asking import asked_for
     from simulacra.runs.using import looks_better_as_means, sample_in_chunks
 
     steering = {
@@ -89,15 +98,15 @@ def sample(
         raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
     generator = torch.Generator().manual_seed(seed)
     if from_ is not None:
-        _vary(run, model, from_, strength, label, num_samples, generator, out, seed)
+        _vary(run, model, from_, strength, condition, num_samples, generator, out, seed)
         return
-    condition = _condition(model, label, num_samples)
+    asked = asked_for(run, model, condition, num_samples)
     if trajectory:
-        _trajectory(run, model, condition, num_samples, generator, out, seed)
+        _trajectory(run, model, asked, num_samples, generator, out, seed)
         return
     if given:
         model = _Given(model, given)
-    x = sample_in_chunks(model, num_samples, generator, condition, mean=mean)
+    x = sample_in_chunks(model, num_samples, generator, asked, mean=mean)
     name = f"means-{seed}" if mean else f"samples-{seed}"
     typer.echo(keep(x, model.space, out, run / name, real=behind(run, model, x)))
     if looks_better_as_means(model) and not mean:
@@ -131,7 +140,7 @@ def _vary(
     model: Any,
     data: str,
     strength: float,
-    label: int | None,
+    condition: str | None,
     count: int,
     generator: Any,
     out: Path | None,
@@ -139,15 +148,16 @@ def _vary(
 ) -> None:
     """Write data and, below each, a variation of it."""
     from simulacra.contract import Variator, require_capability
+    from simulacra.runs.asking import asked_for
     from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside
 
     variator = require_capability(model, Variator, to="start from given data")
     batch = part_of(run, data, model).first(count)
-    condition = _condition(model, label, len(batch))
+    asked = asked_for(run, model, condition, len(batch))
     if condition is None and model.condition_space is not None:
-        condition = batch.condition
-    made = variator.vary(batch.x, strength=strength, condition=condition, generator=generator)
+        asked = batch.condition
+    made = variator.vary(batch.x, strength=strength, condition=asked, generator=generator)
     pairs = beside(batch.x, made.cpu(), columns_of(model.space))
     typer.echo(keep(pairs, model.space, out, run / f"variations-{seed}"))
 
@@ -186,18 +196,3 @@ def _trajectory(
             raise Refusal("CFG-217", reason, way_out="give a name that ends in .gif or .npy")
         write_bytes(path, content)
         typer.echo(path)
-
-
-def _condition(model: Any, label: int | None, count: int) -> Any:
-    import torch
-
-    if label is None:
-        return None
-    labels = model.condition_space
-    if labels is None:
-        reason = "--label was given, and the run is not conditional"
-        raise Refusal("CFG-051", reason, way_out="leave --label out, or train with --conditional")
-    if not 0 <= label < labels.count:
-        reason = f"--label is {label}"
-        raise Refusal("CFG-052", reason, way_out=f"give one from 0 to {labels.count - 1}")
-    return torch.full((count,), label)

@@ -12,7 +12,6 @@ from simulacra.data.dataset import Dataset
 from simulacra.data.open import assembled, read
 from simulacra.data.raw import Survey
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Labels
 
 MOST_NAMED = 20
 EVERYTHING = 1 << 60
@@ -55,7 +54,7 @@ class Findings:
     def _use(self, data: Dataset) -> Iterator[str]:
         parts = (len(data.train), len(data.valid), len(data.test))
         yield f"  duplicates  {data.source['duplicates']:,} (they stay in one part)"
-        yield f"  taken as    {data.space}{'' if data.labels is None else f', {data.labels}'}"
+        yield f"  taken as    {data.space}{'' if data.condition is None else f', {data.condition}'}"
         yield "  split       {:,} train, {:,} validation, {:,} test".format(*parts)
         yield f"  fingerprint {data.fingerprint[:16]}"
         if self.survey.bad:
@@ -80,9 +79,9 @@ def check(what: str | Path, *, size: int | None = None) -> Findings:
 
 
 def _classes(data: Dataset) -> dict[str, int]:
-    if not isinstance(data.labels, Labels) or data.train.labels is None:
+    if data.labels is None or data.train.conditions is None:
         return {}
-    counts = data.train.labels.bincount(minlength=data.labels.count).tolist()
+    counts = data.train.conditions.bincount(minlength=data.labels.count).tolist()
     return {data.labels.name(label): count for label, count in enumerate(counts)}
 
 

@@ -39,12 +39,13 @@ View = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """Elements and, where there are any, their labels; ``index`` picks this part's stored rows."""
+    """Elements and what they go with, where it is known: a label, attributes, a caption, an image;
+    ``index`` picks this part's stored rows."""
 
     rows: Rows
     index: Tensor
     space: Space
-    labels: Tensor | None = None
+    conditions: Tensor | None = None
     view: View | None = None
 
     def __len__(self) -> int:
@@ -62,13 +63,14 @@ class Part:
             picked = self.view(picked, torch.Generator().manual_seed(mixed(seed)))
         return picked
 
-    def label(self, which: Tensor) -> Tensor | None:
-        return None if self.labels is None else self.labels[self.index[which]]
+    def condition(self, which: Tensor) -> Tensor | None:
+        """What the elements at these positions go with."""
+        return None if self.conditions is None else self.conditions[self.index[which]]
 
     def first(self, count: int) -> Batch:
-        """The first ``count`` elements with their labels, always the same ones."""
+        """The first ``count`` elements with their conditions, always the same ones."""
         which = torch.arange(min(count, len(self)))
-        return Batch(self.take(which, 0), self.label(which))
+        return Batch(self.take(which, 0), self.condition(which))
 
     def all(self) -> Batch:
         """Every element; for parts that fit in memory."""
@@ -79,7 +81,8 @@ class Part:
 class Dataset:
     """A space and the three parts of one set of data; ``source`` says in words where it came from.
 
-    ``truth``: the distribution that the data are drawn from, where it is known.
+    ``condition`` is the space of what each datum goes with. ``truth``: the distribution that the data are
+    drawn from, where it is known.
     """
 
     name: str
@@ -87,10 +90,15 @@ class Dataset:
     train: Part
     valid: Part
     test: Part
-    labels: Labels | None = None
+    condition: Space | None = None
     fingerprint: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     truth: RoundMixture | None = None
+
+    @property
+    def labels(self) -> Labels | None:
+        """The classes, where it is these that data go with."""
+        return self.condition if isinstance(self.condition, Labels) else None
 
     def everything(self) -> Part:
         """All elements in the order of their source, for scoring rather than training.
@@ -171,7 +179,7 @@ class Stream:
 
     def _deliver(self, which: Tensor, seed: int, *, share: bool) -> Batch:
         x = self.part.take(which, seed)
-        y = self.part.label(which) if self.conditional else None
+        y = self.part.condition(which) if self.conditional else None
         if share and self.world > 1:
             own = len(which) // self.world
             mine = slice(self.rank * own, (self.rank + 1) * own)

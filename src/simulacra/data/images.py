@@ -11,16 +11,19 @@ import io
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from simulacra.data.dataset import Rows
+from simulacra.data.metadata import NAMES, Conditions, Metadata, conditions_of, metadata_of
 from simulacra.data.raw import Raw, Survey, kept, room
 from simulacra.data.sources import File, listed, meanings
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Labels, Space
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 MOST_PIXELS = 64_000_000
@@ -48,9 +51,37 @@ def is_images(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in (".zip", *ENDINGS)
 
 
-def read_images(path: Path, *, size: int | None = None, skip_bad: int = 0) -> Raw:
-    """The images of a folder (at any depth), a zip or one file."""
+def read_images(
+    path: Path,
+    *,
+    size: int | None = None,
+    skip_bad: int = 0,
+    label: str | None = None,
+    like: Space | None = None,
+) -> Raw:
+    """The images of a folder (at any depth), a zip or one file, and what each goes with.
+
+    That is its folder's name, or what metadata.csv says; ``label``: which columns of it. ``like``: the
+    space of conditions of a trained model.
+    """
     files, survey = listed(path, ENDINGS, "images")
+    told = metadata_of(path)
+    if told is None and label is not None:
+        reason = f"--label names a column, and {shown(path)} has no {NAMES[0]}"
+        raise Refusal("CFG-074", reason, way_out="write one, or leave it out: folders are classes")
+    own = files if told is None else told.named(files)
+    if told is not None:
+        survey.notes.append(f"{len(own)} of {len(files)} images have a line in {told.path.name}")
+    rows, space, names = _read(path, own, survey, size, skip_bad)
+    labels, label_names, given = meanings(names)
+    raw = Raw(rows, space, survey, labels, label_names, given)
+    return raw if told is None else _with_conditions(raw, told, label, names, files, size, like)
+
+
+def _read(
+    path: Path, files: list[File], survey: Survey, size: int | None, skip_bad: int
+) -> tuple[Rows, Images, list[str]]:
+    """Images of one size as rows of one space, and the names of those that could be read."""
     headers = _scanned(files, survey)
     survey.require_few_bad(path, skip_bad)
     good = [file for file, header in zip(files, headers, strict=True) if header is not None]
@@ -72,8 +103,29 @@ def read_images(path: Path, *, size: int | None = None, skip_bad: int = 0) -> Ra
         rows, channels = rows[:, :3], 3
         survey.notes.append("every image has an alpha channel that is opaque: it is left out")
     space = Images(channels, height, width, levels=65536 if deep else 256)
-    labels, names, given = meanings([file.name for file in good])
-    return Raw(kept(rows), space, survey, labels, names, given)
+    return kept(rows), space, [file.name for file in good]
+
+
+def _with_conditions(
+    raw: Raw,
+    told: Metadata,
+    label: str | None,
+    names: list[str],
+    files: list[File],
+    size: int | None,
+    like: Space | None,
+) -> Raw:
+    """The same rows with what metadata say that each goes with."""
+    columns = told.chosen(label)
+    pictures = told.images(columns[0], names, files) if len(columns) == 1 else None
+    if pictures is not None:
+        rows, space, _ = _read(told.path, pictures, Survey("images"), size, 0)
+        found = Conditions(torch.as_tensor(np.asarray(rows)), space)
+    else:
+        found = conditions_of(told, columns, names, like)
+    if isinstance(found.space, Labels):
+        return replace(raw, labels=found.rows, label_names=found.space.names)
+    return replace(raw, conditions=found.rows, condition_space=found.space)
 
 
 def survey_images(path: Path) -> Survey:

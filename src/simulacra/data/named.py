@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from simulacra.data import stacks, synthetic, tones
+from simulacra.data import captions, stacks, synthetic, tones
 from simulacra.data.arrays import idx_labels, read_idx
 from simulacra.data.raw import TEST, TRAIN, Raw, Survey, cache_folder
 from simulacra.data.views import resized
@@ -76,7 +76,7 @@ SETS = {
         ),
     ),
 }
-NAMES = ("digits", *SETS, *stacks.PLANS, *synthetic.TRUTHS, tones.NAME)
+NAMES = ("digits", *SETS, *stacks.PLANS, *captions.PLANS, *synthetic.TRUTHS, tones.NAME)
 
 
 def read_named(name: str, size: int | None = None) -> Raw:
@@ -85,6 +85,9 @@ def read_named(name: str, size: int | None = None) -> Raw:
     if name in stacks.PLANS:
         plan = stacks.PLANS[name]
         return stacks.stacked(read_named(plan.base, size), plan)
+    if name in captions.PLANS:
+        plan = captions.PLANS[name]
+        return captions.captioned(read_named(plan.base, size), plan)
     if name in synthetic.TRUTHS:
         return synthetic.drawn(name)
     if name == tones.NAME:

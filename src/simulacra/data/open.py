@@ -27,18 +27,23 @@ def open_data(
     seed: int = 0,
     label: str | None = None,
     like: Space | None = None,
+    like_condition: Space | None = None,
 ) -> Dataset:
     """The data that ``what`` names, split by content and ``seed``.
 
-    ``what``: digits, mnist, fashion-mnist, stacked-digits, stacked-mnist, ring, grid, tones; or a path to
+    ``what``: digits, mnist, fashion-mnist, stacked-digits, stacked-mnist, captioned-digits,
+    captioned-mnist, ring, grid, tones; or a path to
     images or WAV sounds (folder, zip, file), an IDX, .npy or .npz file, a CSV or Parquet table, or plain
     text. ``view`` of images: '8bit' as they are, 'binary' by a threshold, 'dynamic' with a new draw of
     each pixel at every epoch. ``size``: the side of images, or the length of pieces of text and of
     windows of sound. ``skip_bad``: leave out at most so many broken data.
-    ``label``: the column of a table that holds the labels. ``like``: the space of a trained model,
-    whose columns a table is read as, and whose characters a text.
+    ``label``: the column of a table that holds the labels, or the columns of metadata.csv, with commas
+    between, that images go with. ``like``: the space of a trained model, whose columns a table is read
+    as, and whose characters a text; ``like_condition``: that of its conditions.
     """
-    raw = read(what, size=size, skip_bad=skip_bad, label=label, like=like)
+    raw = read(
+        what, size=size, skip_bad=skip_bad, label=label, like=like, like_condition=like_condition
+    )
     views.require_view(view, raw)
     return assembled(_name(what), raw, view=view, seed=seed)
 
@@ -50,18 +55,20 @@ def read(
     skip_bad: int = 0,
     label: str | None = None,
     like: Space | None = None,
+    like_condition: Space | None = None,
 ) -> Raw:
     """The rows that ``what`` names, by the reader that its kind needs."""
     if size is not None and size < 1:
         raise Refusal("CFG-073", f"--size is {size}", way_out="give a positive number")
-    if label is not None and not tables.is_table(Path(what)):
-        reason = f"--label names a column, and {shown(what)} is no table"
+    path = Path(what)
+    columned = str(what) not in named.NAMES and (tables.is_table(path) or images.is_images(path))
+    if label is not None and not columned:
+        reason = f"--label names a column, and {shown(what)} has none"
         raise Refusal(
             "CFG-074", reason, way_out="leave it out; folders of images are their classes"
         )
     if str(what) in named.NAMES:
         return named.read_named(str(what), size)
-    path = Path(what)
     if not path.exists():
         raise Refusal(
             "DATA-009",
@@ -71,7 +78,9 @@ def read(
     if sounds.is_sounds(path):
         return sounds.read_sounds(path, length=size, skip_bad=skip_bad)
     if images.is_images(path):
-        return images.read_images(path, size=size, skip_bad=skip_bad)
+        return images.read_images(
+            path, size=size, skip_bad=skip_bad, label=label, like=like_condition
+        )
     if arrays.is_array(path):
         raw = arrays.read_array(path)
         return raw if size is None else views.resized(raw, size)
@@ -90,7 +99,7 @@ def read(
 def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> Dataset:
     """A data set of ``raw`` rows: three parts, their labels, and the view of each."""
     (train, valid, test), fingerprint, duplicates = split(raw, seed)
-    space, labels = raw.space, raw.labels
+    space, (conditions, condition_space) = raw.space, raw.told
     held_out = raw.rows
     seen: View | None = None
     kept: View | None = None
@@ -114,10 +123,10 @@ def assembled(name: str, raw: Raw, *, view: str = views.ALL, seed: int = 0) -> D
     return Dataset(
         name,
         space,
-        Part(raw.rows, train, space, labels, seen),
-        Part(held_out, valid, space, labels, kept),
-        Part(held_out, test, space, labels, kept),
-        labels=raw.classes,
+        Part(raw.rows, train, space, conditions, seen),
+        Part(held_out, valid, space, conditions, kept),
+        Part(held_out, test, space, conditions, kept),
+        condition=condition_space,
         fingerprint=fingerprint,
         source=source,
         truth=raw.truth,

@@ -56,6 +56,8 @@ class Raw:
 
     ``given``: 0 train, 1 validation, 2 test for every row, where the source says so itself.
     ``channel_classes``: see ``Labels``. ``truth``: what the rows are drawn from, where it is known.
+    ``conditions``: what each row goes with, elements of ``condition_space``, where that is no class: a
+    caption, attributes, an image.
     """
 
     rows: Rows
@@ -67,6 +69,8 @@ class Raw:
     source: dict[str, Any] = field(default_factory=dict)
     channel_classes: int = 0
     truth: RoundMixture | None = None
+    conditions: Tensor | None = None
+    condition_space: Space | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,6 +84,13 @@ class Raw:
             count = self.channel_classes**self.space.channels
             return Labels(count, channel_classes=self.channel_classes)
         return Labels(len(self.label_names), self.label_names)
+
+    @property
+    def told(self) -> tuple[Tensor | None, Space | None]:
+        """What each row goes with, be it a class or something else, and its space."""
+        if self.conditions is not None:
+            return self.conditions, self.condition_space
+        return self.labels, self.classes
 
     def digests(self) -> Iterator[bytes]:
         """Sixteen bytes that name the content of each row."""

@@ -48,13 +48,22 @@ def listed(path: Path, endings: Sequence[str], kind: str) -> tuple[list[File], S
     return files, survey
 
 
+def beside(path: Path, names: Sequence[str]) -> list[File]:
+    """Files that end like ``names``, in a folder or a zip; none where ``path`` is something else."""
+    if path.is_dir():
+        return _in_folder(path, tuple(names), Survey("files"))
+    if path.suffix.lower() == ".zip":
+        return _in_zip(path, tuple(names), Survey("files"))
+    return []
+
+
 def _in_folder(path: Path, endings: tuple[str, ...], survey: Survey) -> list[File]:
     root, files = path.resolve(), []
     for one in sorted(path.rglob("*")):
         name = one.relative_to(path).as_posix()
         if not one.is_file() or any(part.startswith(".") for part in PurePosixPath(name).parts):
             continue
-        if one.suffix.lower() not in endings:
+        if not one.name.lower().endswith(endings):
             survey.ignored += 1
         elif not one.resolve().is_relative_to(root):
             survey.bad.append((name, "is a link that leads out of the folder"))
@@ -81,7 +90,7 @@ def _in_zip(path: Path, endings: tuple[str, ...], survey: Survey) -> list[File]:
         hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
         if entry.is_dir() or hidden:
             continue
-        if name.suffix.lower() not in endings:
+        if not name.name.lower().endswith(endings):
             survey.ignored += 1
         elif entry.file_size > MOST_BYTES:
             survey.bad.append((entry.filename, f"is larger than {MOST_BYTES // 2**20} MiB"))

@@ -26,8 +26,9 @@ def split(raw: Raw, seed: int, held_out: float = HELD_OUT) -> tuple[Index, str, 
     A validation or test part that the source gives is kept; what it lacks is taken from training.
     """
     digests = list(raw.digests())
-    labels = b"" if raw.labels is None else raw.labels.numpy().tobytes()
-    fingerprint = hashlib.sha256(b"".join(digests) + labels).hexdigest()
+    told, _ = raw.told
+    conditions = b"" if told is None else told.numpy().tobytes()
+    fingerprint = hashlib.sha256(b"".join(digests) + conditions).hexdigest()
     salt = seed.to_bytes(8, "little", signed=True)
     keys = [hashlib.blake2b(one, digest_size=16, salt=salt).digest() for one in digests]
     order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -13,7 +13,7 @@ import csv
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 
 from simulacra.data.raw import Raw, Survey, kept, room
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Column, Table
+from simulacra.spaces import Column, Space, Table
 
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 ENDINGS = (*CSV_ENDINGS, ".parquet")
@@ -126,6 +126,24 @@ def _labelled(path: Path, raw: Raw, at: int) -> Raw:
         labels=rows[:, at].long(),
         label_names=column.categories,
     )
+
+
+def column_of(path: Path, name: str, cells: Iterable[Any]) -> Column:
+    """What a column of these cells is taken as."""
+    seen = _Seen()
+    for cell in cells:
+        seen.see(cell)
+    return seen.column(path, name)
+
+
+def is_numeric(cells: Iterable[Any]) -> bool:
+    """Whether all cells are numbers or missing."""
+    return all(_missing(cell) or _number(cell) is not None for cell in cells)
+
+
+def read_rows(path: Path, names: tuple[str, ...], read: Read, *, like: Space | None = None) -> Raw:
+    """Rows that were found elsewhere, as those of a table; ``like``: a run's own columns."""
+    return _read(path, names, read, like if isinstance(like, Table) else None, 0)
 
 
 def _surveyed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeGuard
 
@@ -71,6 +72,22 @@ def texts(x: Tensor, space: Tokens) -> list[str]:
     if space.utf8:
         return [bytes(row).decode("utf-8", "replace") for row in x.tolist()]
     return ["".join(space.alphabet[code] for code in row) for row in x.tolist()]
+
+
+def encoded(lines: Sequence[str], space: Tokens, what: object) -> Tensor:
+    """Lines of text as sequences (n, length) of ``space``, with blanks behind those that are shorter."""
+    code = {character: index for index, character in enumerate(space.alphabet)}
+    rows = torch.full((len(lines), space.length), code[" "])
+    for row, line in zip(rows, lines, strict=True):
+        if len(line) > space.length:
+            reason = f"{shown(what)} has {shown(line)}, of {len(line)} characters"
+            raise Refusal("DATA-048", reason, way_out=f"shorten it to {space.length}")
+        strange = sorted(set(line) - set(code))
+        if strange:
+            reason = f"{shown(what)} has {shown(''.join(strange))}, which the run has never seen"
+            raise Refusal("DATA-044", reason, way_out=f"use only {shown(space.alphabet)}")
+        row[: len(line)] = torch.tensor([code[one] for one in line], dtype=torch.int64)
+    return rows
 
 
 def is_readable(space: object) -> TypeGuard[Tokens]:

@@ -12,12 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from simulacra.layers.conditions import ConditionDoor
 from simulacra.layers.denoising import Reverse, Settings, Way, require_guidance
 from simulacra.layers.unet import NoisyClassifier, UNet
 from simulacra.probability.diffusion import Scales
 from simulacra.probability.noise import scoring_noise
 from simulacra.probability.samplers import Guess, Level, SamplerName, Spacing
-from simulacra.spaces import Images, Labels
+from simulacra.spaces import Images, Space
 
 
 class DiffusionConfig(Settings, Protocol):
@@ -32,7 +33,8 @@ class GaussianDiffusion(nn.Module):
 
     config: DiffusionConfig
     space: Images
-    condition_space: Labels | None
+    condition_space: Space | None
+    condition_door: ConditionDoor
     network: UNet
     classifier: NoisyClassifier | None
 
@@ -54,7 +56,7 @@ class GaussianDiffusion(nn.Module):
         """The way back from noise, by this model's guess of x_0."""
         return Reverse(
             self.space,
-            self.condition_space,
+            self.condition_door,
             self._origin,
             self._path,
             lambda: self._weight,

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from simulacra.layers.front_door import centred, drawn_labels, levels_of, one_hot_labels
+from simulacra.layers.conditions import ConditionDoor
+from simulacra.layers.front_door import centred, levels_of
 from simulacra.probability.diffusion import Scales
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.probability.samplers import (
@@ -37,7 +38,7 @@ from simulacra.probability.samplers import (
     make_step,
 )
 from simulacra.refusals import Refusal
-from simulacra.spaces import Images, Labels
+from simulacra.spaces import Images, Space
 
 INVERTING = 4
 """Fixed-point iterations of a step of DDIM inversion."""
@@ -103,15 +104,15 @@ class Reverse:
     """
 
     space: Images
-    labels: Labels | None
+    door: ConditionDoor
     origin: Origin
     path: Callable[[int, Spacing], list[Level]]
     weight: Callable[[], Tensor]
     classifier: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        """Labels as the network reads them, (rows, count)."""
-        classes = one_hot_labels(condition, self.labels, rows)
+        """Conditions as the network reads them, (rows, ...)."""
+        classes = self.door(condition, rows)
         return None if classes is None else classes.to(self.weight())
 
     def centred(self, x: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class Reverse:
     ) -> Iterator[Tensor]:
         """x_T, and x after every step, as elements of the space; the last ones are samples."""
         noise = row_noise(rows, generator, self.weight().device)
-        condition = drawn_labels(condition, self.labels, noise.uniform())
+        condition = self.door.drawn(condition, noise.uniform())
         classes = self.classes(condition, rows)
         x = noise.normal(*self.space.shape).to(self.weight().dtype)
         yield levels_of(x, self.space)
@@ -194,7 +195,7 @@ class Reverse:
     ) -> Tensor:
         """Known pixels are put back, noised to the level of each step (Song et al. 2021b, app. I.2)."""
         noise = row_noise(len(x), generator, self.weight().device)
-        condition = drawn_labels(condition, self.labels, noise.uniform())
+        condition = self.door.drawn(condition, noise.uniform())
         given, known = self.centred(x), known.to(self.weight().device)
 
         def mend(state: Tensor, level: Level) -> Tensor:
@@ -223,7 +224,7 @@ class Reverse:
                 "CFG-213", reason, way_out="above 0 (like the given) to 1 (like any other)"
             )
         noise = row_noise(len(x), generator, self.weight().device)
-        condition = drawn_labels(condition, self.labels, noise.uniform())
+        condition = self.door.drawn(condition, noise.uniform())
         begin, start = self.steps(way, strength)[0], self.centred(x)
         start = begin.signal * start + begin.spread * noise.normal(*self.space.shape).to(start)
         walk = self.walk(start, self.classes(condition, len(x)), noise, way, share=strength)
@@ -254,19 +255,18 @@ class Reverse:
 
 
 def dropped(classes: Tensor | None, share: float, noise: Noise) -> Tensor | None:
-    """Classes (n, count), with all of a row nought in a share of the rows, as guidance needs it."""
+    """What is told of n data, nothing in a share of the rows, as guidance needs it."""
     if classes is None or not share:
         return classes
-    return classes * (noise.uniform(1).to(classes) >= share)
+    kept = (noise.uniform(1) >= share).reshape(-1, *[1] * (classes.ndim - 1))
+    return classes * kept.to(classes)
 
 
-def require_guidance(scale: float, labels: Labels | None, *, able: bool, way_out: str) -> None:
-    """Refuse a guidance that there is nothing for: no label, or no way to leave it out."""
-    if scale and labels is None:
+def require_guidance(scale: float, condition: Space | None, *, able: bool, way_out: str) -> None:
+    """Refuse a guidance that there is nothing for: no condition, or no way to leave it out."""
+    if scale and condition is None:
         reason = f"guidance_scale is {scale:g}, and the model is not conditional"
         raise Refusal("CFG-214", reason, way_out="leave it at 0, or train with --conditional")
     if scale and not able:
-        reason = (
-            f"guidance_scale is {scale:g}, and the model has only ever seen data with their label"
-        )
+        reason = f"guidance_scale is {scale:g}, and the model has never seen data without their condition"
         raise Refusal("CFG-215", reason, way_out=way_out)

@@ -1,5 +1,5 @@
-"""DiT: a transformer over the patches of an image, conditioned on a noise level and, optionally, a
-class.
+"""DiT: a transformer over the patches of an image, conditioned on a noise level and, optionally, what
+a datum goes with.
 
 The counterpart of ``layers/unet.py``, with the same call (Peebles & Xie 2023). Level and class enter
 every block by adaLN-zero (their sec. 3.2): from their embedding c, a linear layer tells a shift, a
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.attention import attended
+from simulacra.layers.conditions import channels_beside, condition_reader, with_beside
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Space
 
 MOST_TOKENS = 64
 """Patches grow until an image has at most so many."""
@@ -56,23 +57,29 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, C, H, W).
+    """(n, C, H, W), log-SNR (n,), what a ``ConditionDoor`` tells or None, to (n, C, H, W).
 
     Patches have sides that are a power of two, as small as ``MOST_TOKENS`` allows; images whose sides
     they do not divide are padded with zeros. Places are learned (the paper's are fixed waves).
     """
 
     def __init__(
-        self, space: Images, width: int, blocks: int, classes: int = 0, dropout: float = 0.0
+        self,
+        space: Images,
+        width: int,
+        blocks: int,
+        condition: Space | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch = _patch(space)
         self.rows, self.columns = (-(-side // self.patch) for side in (space.height, space.width))
         self.channels, self.size = space.channels, (space.height, space.width)
+        self.beside = channels_beside(condition)
         numbers = space.channels * self.patch**2
         self.level = LevelEmbedding(width)
-        self.label = nn.Linear(classes, width, bias=False) if classes else None
-        self.enter = nn.Linear(numbers, width)
+        self.label = condition_reader(condition, width)
+        self.enter = nn.Linear(numbers + self.beside * self.patch**2, width)
         self.places = nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
         heads = next(h for h in range(max(1, width // 32), 0, -1) if width % h == 0)
         self.blocks = nn.ModuleList(DiTBlock(width, heads, dropout) for _ in range(blocks))
@@ -86,7 +93,7 @@ class DiT(nn.Module):
         c = self.level(log_snr)
         if self.label is not None and classes is not None:
             c = c + self.label(classes)
-        h = self.enter(self.patches(x)) + self.places
+        h = self.enter(self.patches(with_beside(x, classes, self.beside))) + self.places
         for block in self.blocks:
             h = block(h, c)
         shift, scale = self.tell(functional.silu(c)).unsqueeze(1).chunk(2, dim=-1)
@@ -97,7 +104,7 @@ class DiT(nn.Module):
         p = self.patch
         right, below = self.columns * p - x.shape[3], self.rows * p - x.shape[2]
         x = functional.pad(x, (0, right, 0, below))
-        x = x.reshape(len(x), self.channels, self.rows, p, self.columns, p)
+        x = x.reshape(len(x), x.shape[1], self.rows, p, self.columns, p)
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def image(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""A residual perceptron that is conditioned on a noise level and, optionally, on a class: for vectors.
+"""A residual perceptron that is conditioned on a noise level and, optionally, on what a datum goes
+with: for vectors.
 
 The counterpart of ``layers/unet.py`` for data without a grid, with the same call.
 """
@@ -8,9 +9,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulacra.layers.conditions import condition_reader
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
 from simulacra.layers.waves import octaves, with_waves
+from simulacra.spaces import Space
 
 FEW, OCTAVES = 8, 6
 """Vectors of at most so many entries are also read as waves of so many octaves."""
@@ -35,7 +38,7 @@ class _Block(nn.Module):
 
 
 class LevelMLP(nn.Module):
-    """(n, size), log-SNR (n,), classes (n, count) or None, to (n, size).
+    """(n, size), log-SNR (n,), what a ``ConditionDoor`` tells or None, to (n, size).
 
     Few entries are read as waves too: a smooth network alone blurs structures that are far smaller than
     the whole.
@@ -44,12 +47,17 @@ class LevelMLP(nn.Module):
     waves: Tensor
 
     def __init__(
-        self, size: int, hidden: int, blocks: int, classes: int = 0, dropout: float = 0.0
+        self,
+        size: int,
+        hidden: int,
+        blocks: int,
+        condition: Space | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("waves", octaves(OCTAVES if size <= FEW else 0), persistent=False)
         self.level = LevelEmbedding(hidden)
-        self.label = nn.Linear(classes, hidden, bias=False) if classes else None
+        self.label = condition_reader(condition, hidden)
         self.enter = nn.Linear(size * (1 + 2 * len(self.waves)), hidden)
         self.blocks = nn.ModuleList(_Block(hidden, hidden, dropout) for _ in range(blocks))
         self.norm, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, size)

@@ -1,4 +1,4 @@
-"""A U-Net that is conditioned on a noise level and, optionally, on a class.
+"""A U-Net that is conditioned on a noise level and, optionally, on what a datum goes with.
 
 Residual blocks with their channels normalised at each position, attention at the lowest resolution,
 sizes taken from the space. Tensors are kept channels-last, which is what convolutions on a CPU are
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.attention import attended
+from simulacra.layers.conditions import channels_beside, condition_reader, with_beside
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.layout import channels_last
 from simulacra.layers.normalisation import ChannelNorm
 from simulacra.layers.pyramid import sides
-from simulacra.spaces import Images
+from simulacra.spaces import Images, Space
 
 
 class LevelEmbedding(nn.Module):
@@ -87,7 +88,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(n, C, H, W), log-SNR (n,), classes (n, count) or None, to (n, outputs x C, H, W).
+    """(n, C, H, W), log-SNR (n,), what a ``ConditionDoor`` tells or None, to (n, outputs x C, H, W).
 
     Blocks stand where they cost least: the lowest resolution has ``blocks`` on either way, each larger
     one half as many, at least one, and the convolutions between two resolutions work on the smaller
@@ -100,7 +101,7 @@ class UNet(nn.Module):
         space: Images,
         channels: int,
         blocks: int,
-        classes: int = 0,
+        condition: Space | None = None,
         dropout: float = 0.0,
         *,
         outputs: int = 1,
@@ -110,8 +111,9 @@ class UNet(nn.Module):
         widths = [channels * min(2**level, 4) for level in range(len(self.sizes))]
         width = 4 * channels
         self.level = LevelEmbedding(width)
-        self.label = nn.Linear(classes, width, bias=False) if classes else None
-        self.enter = nn.Conv2d(space.channels, channels, 3, padding=1)
+        self.label = condition_reader(condition, width)
+        self.beside = channels_beside(condition)
+        self.enter = nn.Conv2d(space.channels + self.beside, channels, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for index, own in enumerate(widths):
@@ -137,7 +139,8 @@ class UNet(nn.Module):
         if self.label is not None and classes is not None:
             level = level + self.label(classes)
         level = functional.silu(level)
-        h = self.enter(x.contiguous(memory_format=torch.channels_last))
+        h = with_beside(x, classes, self.beside)
+        h = self.enter(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for index, down in enumerate(self.down):
             assert isinstance(down, nn.ModuleList)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from simulacra.layers.conditions import require_readable
 from simulacra.layers.dit import DiT
 from simulacra.layers.flow import RealDoor
 from simulacra.layers.level_mlp import LevelMLP
@@ -45,18 +46,19 @@ class VelocityNet(nn.Module):
         space: Space,
         channels: int,
         blocks: int,
-        classes: int = 0,
+        condition: Space | None = None,
         *,
         dropout: float = 0.0,
         backbone: Backbone = "unet",
     ) -> None:
         super().__init__()
+        require_readable(condition, space)
         self.backbone: nn.Module
         if isinstance(space, Images):
             grid = UNet if backbone == "unet" else DiT
-            self.backbone = grid(space, channels, blocks, classes, dropout)
+            self.backbone = grid(space, channels, blocks, condition, dropout)
         else:
-            self.backbone = LevelMLP(real_size(space), channels, blocks, classes, dropout)
+            self.backbone = LevelMLP(real_size(space), channels, blocks, condition, dropout)
 
     def told(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """F(x_t / sqrt(S), log-SNR), at least in float32; t has a time for each row."""

@@ -38,6 +38,7 @@ from simulacra.runs.report import DRAWS, PICTURE, REBUILT, write_report, write_r
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
 from simulacra.runs.using import (
+    asked_of,
     beside,
     looks_better_as_means,
     numbered,
@@ -69,9 +70,11 @@ class Plan:
     skip_bad: int = 0
     label: str | None = None
 
-    def recipe(self, model: str) -> Recipe:
-        """The recipe of one model: conditional where it can be and is wanted."""
-        able = bool(shelf.find(model).cls.conditions)
+    def recipe(self, model: str, condition: Space | None = None) -> Recipe:
+        """The recipe of one model: conditional where it is wanted, and where the model can go by
+        ``condition``, what the data go with."""
+        conditions = shelf.find(model).cls.conditions
+        able = bool(conditions) if condition is None else isinstance(condition, conditions)
         values = {"data": self.data, "view": self.view, "size": self.size, "budget": self.budget}
         values |= {"seed": self.seed, "skip_bad": self.skip_bad, "model": model}
         values |= {"label": self.label}
@@ -192,7 +195,7 @@ def compare(
             show.line(f"[{number}/{len(plan.models)}] {model}: done before")
             continue
         show.line(f"[{number}/{len(plan.models)}] {model}: training for {plan.budget}")
-        problem = _train(plan, model, out, device)
+        problem = _train(plan, model, data.condition, out, device)
         if problem is not None:
             failures[model] = problem
             show.line(f"[{number}/{len(plan.models)}] {model}: {problem}")
@@ -223,7 +226,7 @@ def _claim(out: Path, plan: Plan) -> None:
     write_json(out / PLAN, described)
 
 
-def _train(plan: Plan, model: str, out: Path, device: str) -> str | None:
+def _train(plan: Plan, model: str, condition: Space | None, out: Path, device: str) -> str | None:
     """Train one model in a process of its own; returns what went wrong, or None."""
     folder = out / model
     if (folder / shelf.CARD).is_file() and shelf.read_card(folder).get("status") == "finished":
@@ -232,7 +235,7 @@ def _train(plan: Plan, model: str, out: Path, device: str) -> str | None:
     if (folder / checkpoint.FOLDER).is_dir() and any((folder / checkpoint.FOLDER).glob("step-*")):
         command += ["--resume", str(folder)]
     else:
-        write_json(out / "recipes" / f"{model}.json", plan.recipe(model).to_json())
+        write_json(out / "recipes" / f"{model}.json", plan.recipe(model, condition).to_json())
         for left in folder.rglob("*") if folder.is_dir() else ():
             left.unlink(missing_ok=True) if not left.is_dir() else None
         command += ["--recipe", str(out / "recipes" / f"{model}.json"), "--out", str(folder)]
@@ -283,16 +286,21 @@ def _picture(folder: Path, data: Dataset) -> None:
     """Samples, or of a model that draws none, what comes back of test data from their codes."""
     model = shelf.from_pretrained(folder)
     if is_readable(data.space) and isinstance(model, Sampler):
-        x = sample_in_chunks(model, WRITTEN, torch.Generator().manual_seed(0))
+        asked = asked_of(model, data.test.first(WRITTEN))
+        count = _count(WRITTEN, asked)
+        x = sample_in_chunks(model, count, torch.Generator().manual_seed(0), asked)
         _write(folder / PICTURE, x, data.space)
     if not has_picture(data.space):
         return
     real, shown = data.test.first(POINTS).x, _pictured(data.space)
     if isinstance(model, Sampler):
-        x, name = sample_in_chunks(model, shown, torch.Generator().manual_seed(0)), PICTURE
+        asked = asked_of(model, data.test.first(shown))
+        shown, stream = _count(shown, asked), torch.Generator().manual_seed(0)
+        x, name = sample_in_chunks(model, shown, stream, asked), PICTURE
         if looks_better_as_means(model):
             write_bytes(folder / DRAWS, png(picture(x, data.space, real, pixels=360)))
-            x = sample_in_chunks(model, shown, torch.Generator().manual_seed(0), mean=True)
+            stream = torch.Generator().manual_seed(0)
+            x = sample_in_chunks(model, shown, stream, asked, mean=True)
     elif rebuilds(model):
         batch = data.test.first(shown)
         x, name = rebuilt(model, batch), REBUILT
@@ -300,6 +308,10 @@ def _picture(folder: Path, data: Dataset) -> None:
     else:
         return
     write_bytes(folder / name, png(picture(x, data.space, real, pixels=360)))
+
+
+def _count(shown: int, asked: Tensor | None) -> int:
+    return shown if asked is None else len(asked)
 
 
 def _write(picture: Path, x: Tensor, space: Tokens) -> None:

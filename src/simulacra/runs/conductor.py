@@ -42,7 +42,7 @@ from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
 from simulacra.runs.recipe import Recipe, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
-from simulacra.runs.using import beside, looks_better_as_means, rebuilds, rebuilt
+from simulacra.runs.using import asked_of, beside, looks_better_as_means, rebuilds, rebuilt
 from simulacra.spaces import Images
 
 LEDGER_LINES = 200
@@ -311,8 +311,10 @@ class Run:
         held_out = self.data.valid.first(shown)
         with self.play.averaged(), torch.no_grad():
             if drawn:
+                asked = asked_of(self.model, held_out)
+                shown = shown if asked is None else len(asked)
                 x = seen = self.model.sample(
-                    shown, generator=torch.Generator().manual_seed(0)
+                    shown, condition=asked, generator=torch.Generator().manual_seed(0)
                 ).cpu()
                 if looks_better_as_means(self.model):
                     seen = self.model.sample_mean(
@@ -435,7 +437,7 @@ def train(
         if resume:
             _require_same_data(folder, data)
         supervised = shelf.find(recipe.model).supervised
-        condition = data.labels if recipe.conditional or supervised else None
+        condition = data.labels if supervised else data.condition if recipe.conditional else None
         if condition is None and (recipe.conditional or supervised):
             reason = f"the data {shown(recipe.data)} have no labels for {recipe.model} to learn"
             way_out = "choose another model" if supervised else "leave --conditional out"

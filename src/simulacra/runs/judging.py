@@ -86,7 +86,7 @@ def _some(part: Part, most: int) -> Batch:
     if len(part) <= most:
         return part.all()
     which = torch.arange(most) * len(part) // most
-    return Batch(part.take(which, 0), part.label(which))
+    return Batch(part.take(which, 0), part.condition(which))
 
 
 def ruler_features(

@@ -26,7 +26,7 @@ class Recipe:
     ``settings`` override the model's recommended config, ``optimiser`` the optimisers of all its
     players. ``patience``: stop after so many measures on held-out data without a better one, 0 for
     never; the best weights by that measure are kept in any case. ``label`` is the column of a
-    table that holds the labels.
+    table that holds the labels, or the columns of metadata.csv that images go with.
     """
 
     model: str
@@ -77,8 +77,11 @@ class Recipe:
         """The data set that the recipe names, in its view and size."""
         return self.open_as(self.data)
 
-    def open_as(self, what: str, *, like: Space | None = None) -> Dataset:
-        """Other data, read as this recipe reads its own; ``like`` is a trained model's space."""
+    def open_as(
+        self, what: str, *, like: Space | None = None, like_condition: Space | None = None
+    ) -> Dataset:
+        """Other data, read as this recipe reads its own; ``like`` is a trained model's space, and
+        ``like_condition`` that of its conditions."""
         return open_data(
             what,
             view=self.view,
@@ -86,6 +89,7 @@ class Recipe:
             skip_bad=self.skip_bad,
             label=self.label,
             like=like,
+            like_condition=like_condition,
         )
 
 

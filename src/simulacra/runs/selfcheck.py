@@ -21,7 +21,7 @@ def toy_data(space: Space, rows: int = 64) -> Dataset:
     stream = torch.Generator().manual_seed(1)
     x, y = space.random(rows, stream), torch.randint(3, (rows,), generator=stream)
     part = Part(x, torch.arange(rows), space, y)
-    return Dataset("random", space, part, part, part, labels=Labels(3))
+    return Dataset("random", space, part, part, part, condition=Labels(3))
 
 
 def resume_is_exact(

@@ -40,6 +40,13 @@ def sample_in_chunks(
     return torch.cat(parts)
 
 
+def asked_of(model: Any, batch: Batch) -> Tensor | None:
+    """What samples that are to be looked at are asked for: nothing, so that a model of classes draws them
+    alike, or else what these data go with."""
+    space = model.condition_space
+    return None if space is None or isinstance(space, Labels) else batch.condition
+
+
 def looks_better_as_means(model: Any) -> bool:
     """Whether pictures of samples show their means: dimensions drawn each by itself are grain in an
     image, and hiss in a sound, while points of the plane are drawn to be seen scattered."""

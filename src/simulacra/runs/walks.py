@@ -117,7 +117,7 @@ def traversals(
         moved[row, :, unit] += shares * codes[:, unit].std()
     flat, labels = moved.flatten(0, 1), None
     if batch.condition is not None:
-        labels = batch.condition[which].expand(len(flat))
+        labels = batch.condition[which].expand(len(flat), *batch.condition.shape[1:])
     return _decoded(model, flat, labels)
 
 

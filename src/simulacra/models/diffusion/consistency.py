@@ -33,14 +33,16 @@ import torch
 from torch import Tensor, nn
 
 from simulacra.contract import Sampler
+from simulacra.families.conditioned import condition_stages
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.conditions import CONDITIONS, ConditionDoor
+from simulacra.layers.front_door import as_device
 from simulacra.layers.velocity import Backbone, UnitDoor, VelocityNet, stratified_times
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.probability.straight_paths import Solver, Spacing, placed, scale, solved, times
 from simulacra.refusals import Refusal
-from simulacra.spaces import Images, Labels, Space, Vectors
+from simulacra.spaces import Images, Space, Vectors
 
 
 @dataclass(frozen=True)
@@ -67,22 +69,22 @@ class Consistency(nn.Module, Sampler):
     """A teacher, and a student that takes the teacher's whole way at once."""
 
     spaces: ClassVar = (Images, Vectors)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = CONDITIONS
 
     def __init__(
-        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+        self, space: Space, config: Config | None = None, *, condition: Space | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         _require_sense(config)
-        self.door = UnitDoor(space)
+        self.door, self.condition_door = UnitDoor(space), ConditionDoor(condition)
         self.teacher, self.student = (
             VelocityNet(
                 space,
                 config.channels,
                 config.blocks,
-                condition.count if condition else 0,
+                condition,
                 dropout=config.dropout,
                 backbone=config.backbone,
             )
@@ -156,11 +158,11 @@ class Consistency(nn.Module, Sampler):
         return noise.normal(*self.door.real_shape).to(self._weight.dtype)
 
     def _drawn_classes(self, condition: Tensor | None, noise: Noise) -> Tensor | None:
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        condition = self.condition_door.drawn(condition, noise.uniform())
         return self._classes(condition, noise.rows)
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
+        classes = self.condition_door(condition, rows)
         return None if classes is None else as_device(classes, self).to(self._weight.dtype)
 
     def matching(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -232,6 +234,7 @@ class Consistency(nn.Module, Sampler):
             )
         )
         stages = [
+            *condition_stages(self.condition_door),
             Stage([Descent((teacher,), self.matching)], share=1 - config.student_share),
             Stage([Rewrite("start student", self.start_student, batches=0)], rounds=1),
             Stage([Descent((student,), self.distilling)], share=config.student_share),

@@ -42,8 +42,10 @@ from simulacra.contract import (
     Scorer,
     Variator,
 )
+from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
+from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import NoisyClassifier, UNet
@@ -52,6 +54,7 @@ from simulacra.probability.diffusion import Diffusion, Scales, discretised_gauss
 from simulacra.probability.flow_likelihood import grid_log_prob
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.probability.samplers import MOST_SIGMA, Guess, Level, SamplerName, Spacing
+from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space
 
 BOUND_WEIGHT = 1e-3
@@ -103,27 +106,31 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
     config: Config
     representative: ClassVar = True
     spaces: ClassVar = (Images,)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = CONDITIONS
 
     def __init__(
-        self, space: Images, config: Config | None = None, *, condition: Labels | None = None
+        self, space: Images, config: Config | None = None, *, condition: Space | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        guided = config.guidance == "classifier" and condition is not None
-        classes = condition.count if condition else 0
+        self.condition_door = ConditionDoor(condition)
         self.network = UNet(
             space,
             config.channels,
             config.blocks,
-            classes,
+            condition,
             config.dropout,
             outputs=2 if config.variance == "learned" else 1,
         )
-        self.classifier = (
-            NoisyClassifier(space, config.channels, classes, config.dropout) if guided else None
-        )
+        self.classifier = None
+        if config.guidance == "classifier" and condition is not None:
+            if not isinstance(condition, Labels):
+                reason = f"a classifier guides to classes, and the model goes by {condition}"
+                raise Refusal("CFG-239", reason, way_out="leave guidance at classifier-free")
+            self.classifier = NoisyClassifier(
+                space, config.channels, condition.count, config.dropout
+            )
         self.diffusion = Diffusion(config.schedule, config.steps)
         self._way()
 
@@ -311,5 +318,9 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
             turns.append(Descent((judge,), self.classifying_error, batches=0))
         bf16 = config.channels >= 32
         return Game(
-            [Stage(turns)], batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last"
+            [*condition_stages(self.condition_door), Stage(turns)],
+            batch_size=config.batch_size,
+            average=0.05,
+            bf16=bf16,
+            keep="last",
         )

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from simulacra.contract import Completer, Gradual, Sampler, Scorer, Variator
+from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import (
     Batch,
@@ -38,13 +39,14 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
+from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, readable_sigma
 from simulacra.probability.noise import Noise
 from simulacra.probability.samplers import Guess, Level, SamplerName, Spacing, spaced
-from simulacra.spaces import Images, Labels, Space
+from simulacra.spaces import Images, Space
 
 MEAN, DEVIATION = -1.2, 1.2
 """Of log sigma in training (table 1)."""
@@ -90,17 +92,17 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
 
     config: Config
     spaces: ClassVar = (Images,)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = CONDITIONS
     deviation: Tensor
 
     def __init__(
-        self, space: Images, config: Config | None = None, *, condition: Labels | None = None
+        self, space: Images, config: Config | None = None, *, condition: Space | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        classes = condition.count if condition else 0
-        self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
+        self.condition_door = ConditionDoor(condition)
+        self.network = UNet(space, config.channels, config.blocks, condition, config.dropout)
         self.classifier = None
         self.register_buffer("deviation", torch.tensor(0.5))
         self._way()
@@ -175,7 +177,7 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
         scale = Stage([Rewrite("deviation", self.measure_data, sweep=True)], rounds=1)
         stage = Stage([Descent((player,), self.denoising_error)])
         return Game(
-            [scale, stage],
+            [scale, *condition_stages(self.condition_door), stage],
             batch_size=config.batch_size,
             average=0.05,
             bf16=config.channels >= 32,

@@ -38,9 +38,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Gradual, Kind, Sampler
+from simulacra.families.conditioned import condition_stages
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
+from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped, require_guidance
-from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
+from simulacra.layers.front_door import as_device
 from simulacra.layers.velocity import (
     Backbone,
     Frozen,
@@ -98,7 +100,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
     """A velocity network, and the ODE that it is the slope of."""
 
     spaces: ClassVar = (Images, Vectors, Table)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = CONDITIONS
     normal_codes: ClassVar = True
 
     pool_noise: Tensor
@@ -106,18 +108,18 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
     pool_labels: Tensor
 
     def __init__(
-        self, space: Space, config: Config | None = None, *, condition: Labels | None = None
+        self, space: Space, config: Config | None = None, *, condition: Space | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         _require_sense(config, space, condition)
-        self.door = UnitDoor(space)
+        self.door, self.condition_door = UnitDoor(space), ConditionDoor(condition)
         self.network = VelocityNet(
             space,
             config.channels,
             config.blocks,
-            condition.count if condition else 0,
+            condition,
             dropout=config.dropout,
             backbone=config.backbone,
         )
@@ -209,7 +211,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
     ) -> Iterator[Tensor]:
         """Noise, and where it stands after every step; by the config, where nothing else is said."""
         config, noise = self.config, row_noise(rows, generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        condition = self.condition_door.drawn(condition, noise.uniform())
         x = noise.normal(*self.door.real_shape).to(self._weight.dtype)
         guidance = config.guidance_scale if guidance is None else guidance
         field = self.network.field(self._classes(condition, rows), guidance)
@@ -275,7 +277,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq.
         5)."""
         noise = scoring_noise(rows, generator, self._weight.device)
-        condition = drawn_labels(condition, self.condition_space, noise.uniform())
+        condition = self.condition_door.drawn(condition, noise.uniform())
         field = self.network.field(self._classes(condition, rows))
         x = start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
         slopes = []
@@ -300,7 +302,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         return "heun" if isinstance(self.space, Images) else "rk4"
 
     def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = one_hot_labels(condition, self.condition_space, rows)
+        classes = self.condition_door(condition, rows)
         return None if classes is None else as_device(classes, self).to(self._weight.dtype)
 
     def matching(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -352,7 +354,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
     def _draw_part(self, part: int, noise: Noise) -> None:
         rows = slice(part * noise.rows, (part + 1) * noise.rows)
         x0 = noise.normal(*self.door.real_shape).to(self._weight.dtype)
-        labels = drawn_labels(None, self.condition_space, noise.uniform())
+        labels = self.condition_door.drawn(None, noise.uniform())
         training, _ = self.training, self.network.eval()
         field = self.teacher.field(self.network, self._classes(labels, len(x0)))
         self.pool_noise[rows] = x0
@@ -370,7 +372,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
             warmup=20 * config.batch_size,
         )
         player = Player("velocity", list(self.network.parameters()), optimiser, clip=1.0)
-        stages: list[Stage] = []
+        stages = condition_stages(self.condition_door)
         if not isinstance(self.space, Images):
             first = Rewrite("standardise", self.standardise, batches=32)
             stages.append(Stage([first], rounds=1))
@@ -394,12 +396,15 @@ def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
     return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
-def _require_sense(config: Config, space: Space, condition: Labels | None) -> None:
+def _require_sense(config: Config, space: Space, condition: Space | None) -> None:
     able, way_out = config.label_dropout > 0, "leave it at 0, or train with a label_dropout of 0.1"
     require_guidance(config.guidance_scale, condition, able=able, way_out=way_out)
     if config.backbone == "dit" and not isinstance(space, Images):
         reason = f"the backbone dit cuts images into patches, and these are {space}"
         raise Refusal("CFG-228", reason, way_out="leave backbone at unet: others get a perceptron")
+    if config.reflow and not (condition is None or isinstance(condition, Labels)):
+        reason = f"reflow draws its own conditions, and the model goes by {condition}"
+        raise Refusal("CFG-256", reason, way_out="set reflow to 0, or condition on labels")
     if config.reflow < 0 or not 0 < config.reflow_share < 1:
         reason = f"reflow is {config.reflow}, and reflow_share {config.reflow_share:g}"
         way_out = "set reflow to 0, 1 or 2, and reflow_share between 0 and 1"

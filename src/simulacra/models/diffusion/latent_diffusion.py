@@ -42,7 +42,7 @@ from simulacra.layers.front_door import as_device, drawn_labels, require_no_miss
 from simulacra.layers.rebuilding import Rebuilding
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.refusals import Refusal, shown
-from simulacra.spaces import Images, Labels, Space, Table, Vectors
+from simulacra.spaces import Images, Labels, Space, Table, Tokens, Vectors
 
 OWN = "own"
 RIDGE = 1e-4
@@ -178,7 +178,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
     """An autoencoder, and a prior that draws its codes."""
 
     spaces: ClassVar = (Images, Vectors, Table)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = (Labels, Table, Tokens)
 
     shift: Tensor
     scale: Tensor
@@ -188,7 +188,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
         space: Space,
         config: Config | None = None,
         *,
-        condition: Labels | None = None,
+        condition: Space | None = None,
         autoencoder: Any = None,
         prior: Any = None,
     ) -> None:
@@ -205,6 +205,9 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
             way_out = "choose an autoencoder whose codes are real vectors, such as autoencoder"
             raise Refusal("CFG-224", reason, way_out=way_out)
         if config.prior == OWN:
+            if not (condition is None or isinstance(condition, Labels)):
+                reason = f"normal distributions of codes go by classes, and these are {condition}"
+                raise Refusal("CFG-257", reason, way_out="set prior to flow-matching")
             prior = _Normals(self.code_space, condition)
         require_component("prior", config.prior, prior, OWN)
         self.prior = prior
@@ -213,7 +216,7 @@ class LatentDiffusion(nn.Module, Sampler, Encoder, Decoder, Diagnosable):
 
     @classmethod
     def components(
-        cls, space: Space, config: object, condition: Labels | None
+        cls, space: Space, config: object, condition: Space | None
     ) -> Mapping[str, Component]:
         """The autoencoder of the data, and the prior of its codes."""
         assert isinstance(config, Config)

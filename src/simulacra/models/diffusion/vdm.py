@@ -40,6 +40,7 @@ from simulacra.contract import (
     Scorer,
     Variator,
 )
+from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import (
     Batch,
@@ -52,6 +53,7 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
+from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
 from simulacra.layers.unet import UNet
@@ -59,7 +61,7 @@ from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, levels_log_prob, readable_sigma
 from simulacra.probability.noise import Noise, scoring_noise
 from simulacra.probability.samplers import CLEAN, Guess, Level, SamplerName, Spacing, spaced
-from simulacra.spaces import Images, Labels, Space
+from simulacra.spaces import Images, Space
 
 LOWEST = -8.0
 """log-SNR at t = 1."""
@@ -101,17 +103,17 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
 
     config: Config
     spaces: ClassVar = (Images,)
-    conditions: ClassVar = (Labels,)
+    conditions: ClassVar = CONDITIONS
     fourth: Tensor
 
     def __init__(
-        self, space: Images, config: Config | None = None, *, condition: Labels | None = None
+        self, space: Images, config: Config | None = None, *, condition: Space | None = None
     ) -> None:
         super().__init__()
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
-        classes = condition.count if condition else 0
-        self.network = UNet(space, config.channels, config.blocks, classes, config.dropout)
+        self.condition_door = ConditionDoor(condition)
+        self.network = UNet(space, config.channels, config.blocks, condition, config.dropout)
         self.classifier = None
         self.highest = -2 * math.log(readable_sigma(space.levels))
         self.register_buffer("fourth", torch.ones(BINS))
@@ -257,7 +259,7 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         if config.schedule == "learned":
             turns.append(Rewrite("schedule", self.look, batches=0, every=EVERY))
         return Game(
-            [Stage(turns)],
+            [*condition_stages(self.condition_door), Stage(turns)],
             batch_size=config.batch_size,
             average=0.05,
             bf16=config.channels >= 32,

@@ -1,0 +1,194 @@
+"""What stands beside images in their folder: metadata.csv or metadata.jsonl, a line an image.
+
+The column file_name says which image a line is of, counted from the file's own folder; the other columns
+are what the image goes with, a caption, a class, attributes or another image. It is the form that
+Hugging Face's image folders have, so theirs can be taken as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simulacra.data import tables
+from simulacra.data.raw import named_labels
+from simulacra.data.sources import File, beside
+from simulacra.data.text import encoded
+from simulacra.refusals import Refusal, shown
+from simulacra.spaces import Labels, Space, Tokens
+
+NAMES = ("metadata.csv", "metadata.jsonl")
+KEY = "file_name"
+CAPTIONS = ("text", "caption")
+"""Columns of these names are what is taken where nothing is asked for."""
+MOST_CAPTION = 256
+MOST_CLASSES = 100
+"""Texts without blanks of at most so many different values are classes; all others are captions."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Cells by the image's name inside the source, and by column."""
+
+    path: Path
+    columns: tuple[str, ...]
+    cells: dict[str, dict[str, str]]
+
+    def named(self, files: Sequence[File]) -> list[File]:
+        """The images that have a line."""
+        own = [file for file in files if file.name in self.cells]
+        if not own:
+            reason = f"the {KEY} of {shown(self.path)} names none of its {len(files)} images"
+            raise Refusal("DATA-045", reason, way_out="write names as they stand beside it")
+        return own
+
+    def chosen(self, wanted: str | None) -> tuple[str, ...]:
+        """The columns that ``wanted`` lists with commas between; else the captions, or all there are."""
+        if wanted is None:
+            captions = [name for name in CAPTIONS if name in self.columns]
+            return (captions[0],) if captions else self.columns
+        names = tuple(name.strip() for name in wanted.split(","))
+        for name in names:
+            if name not in self.columns:
+                reason = f"{shown(self.path)} has no column {shown(name)}"
+                raise Refusal("DATA-037", reason, way_out=f"choose among {', '.join(self.columns)}")
+        return names
+
+    def texts(self, column: str, names: Sequence[str]) -> list[str]:
+        """The cells of these images."""
+        return [self.cells[name].get(column, "").strip() for name in names]
+
+    def images(self, column: str, names: Sequence[str], files: Sequence[File]) -> list[File] | None:
+        """The images that a column names, one for each of these; None where it holds something else."""
+        known = {file.name: file for file in files}
+        found = []
+        for name, text in zip(names, self.texts(column, names), strict=True):
+            file = known.get(_within(PurePosixPath(self.cells[name][_FOLDER]), text))
+            if file is None:
+                return None
+            found.append(file)
+        return found
+
+
+_FOLDER = "\0folder"
+
+
+def metadata_of(path: Path) -> Metadata | None:
+    """The metadata in a folder or a zip; None where there are none."""
+    found = [file for file in beside(path, NAMES) if PurePosixPath(file.name).name in NAMES]
+    if not found:
+        return None
+    columns: list[str] = []
+    cells: dict[str, dict[str, str]] = {}
+    for file in found:
+        folder = PurePosixPath(file.name).parent
+        for line, row in _rows(file, path):
+            name = str(row.pop(KEY, "")).strip()
+            if not name:
+                reason = f"{shown(file.name)} in {shown(path)} has no {KEY} in line {line}"
+                raise Refusal("DATA-046", reason, way_out=f"give every line a {KEY}")
+            columns += [one for one in row if one not in columns]
+            told = {one: "" if value is None else str(value) for one, value in row.items()}
+            cells[_within(folder, name)] = told | {_FOLDER: folder.as_posix()}
+    if not columns:
+        reason = f"{shown(found[0].name)} in {shown(path)} has no column but {KEY}"
+        raise Refusal("DATA-046", reason, way_out="add a column, such as text")
+    return Metadata(path / found[0].name, tuple(columns), cells)
+
+
+def _within(folder: PurePosixPath, name: str) -> str:
+    return (folder / name.replace("\\", "/")).as_posix().removeprefix("./")
+
+
+def _rows(file: File, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines by column, with their number."""
+    try:
+        text = file.read().decode("utf-8-sig")
+        if file.name.endswith(".csv"):
+            for line, row in enumerate(
+                csv.DictReader(io.StringIO(text, newline=""), strict=True), 2
+            ):
+                if None in row or None in row.values():
+                    raise ValueError(f"line {line} has not as many cells as there are columns")
+                yield line, row
+        else:
+            for line, content in enumerate(text.splitlines(), 1):
+                if content.strip():
+                    row = json.loads(content)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"line {line} is no object")
+                    yield line, row
+    except (OSError, ValueError, RecursionError, csv.Error, zipfile.BadZipFile) as error:
+        reason = f"{shown(file.name)} in {shown(path)} cannot be read ({error})"
+        raise Refusal("DATA-046", reason, way_out="save it as UTF-8, a line an image") from error
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What each row goes with: elements of a space."""
+
+    rows: Tensor
+    space: Space
+
+
+def conditions_of(
+    told: Metadata, columns: tuple[str, ...], names: Sequence[str], like: Space | None
+) -> Conditions:
+    """Columns of texts as classes, captions, or rows of attributes; as ``like``, where it is given."""
+    if isinstance(like, Labels) or (like is None and _is_of_classes(told, columns, names)):
+        return _classes(told, columns[0], names, like)
+    if isinstance(like, Tokens) or (like is None and _is_of_captions(told, columns, names)):
+        texts = told.texts(columns[0], names)
+        space = caption_space(texts, told.path) if like is None else like
+        assert isinstance(space, Tokens)
+        return Conditions(encoded(texts, space, told.path), space)
+    each = [told.texts(column, names) for column in columns]
+    lines = list(enumerate(zip(*each, strict=True), 1))
+    raw = tables.read_rows(told.path, columns, lambda: iter(lines), like=like)
+    return Conditions(torch.as_tensor(raw.rows), raw.space)
+
+
+def _is_of_classes(told: Metadata, columns: tuple[str, ...], names: Sequence[str]) -> bool:
+    if len(columns) > 1:
+        return False
+    values = set(told.texts(columns[0], names))
+    kind = (
+        tables.column_of(told.path, columns[0], values).kind if len(values) <= MOST_CLASSES else ""
+    )
+    return kind == "category" and not any(" " in one for one in values)
+
+
+def _is_of_captions(told: Metadata, columns: tuple[str, ...], names: Sequence[str]) -> bool:
+    return len(columns) == 1 and not tables.is_numeric(told.texts(columns[0], names))
+
+
+def _classes(told: Metadata, column: str, names: Sequence[str], like: Labels | None) -> Conditions:
+    texts = told.texts(column, names)
+    if like is None:
+        labels, order = named_labels(texts)
+        return Conditions(labels, Labels(len(order), order))
+    code = {like.name(index): index for index in range(like.count)}
+    for text in texts:
+        if text not in code:
+            reason = f"{shown(told.path)} has {shown(text)}, which the run has never seen"
+            raise Refusal("DATA-047", reason, way_out=f"write one of {', '.join(code)}")
+    return Conditions(torch.tensor([code[text] for text in texts]), like)
+
+
+def caption_space(texts: Sequence[str], what: object) -> Tokens:
+    """Texts of the longest one's length, blanks at the end, in the characters that there are."""
+    longest = max(texts, key=len)
+    if len(longest) > MOST_CAPTION:
+        reason = f"{shown(what)} has a caption of {len(longest)} characters"
+        raise Refusal("DATA-048", reason, way_out=f"shorten captions to {MOST_CAPTION}")
+    alphabet = "".join(sorted(set("".join(texts)) | {" "}))
+    return Tokens(max(1, len(longest)), len(alphabet), alphabet)
