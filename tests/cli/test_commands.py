@@ -221,9 +221,10 @@ def test_the_ruler_is_tested_by_name(simulacra, place):
 
 
 def test_a_class_can_be_asked_for(simulacra, place):
-    done = simulacra("sample", "dcgan", "--label", 3, "--num-samples", 4, cwd=place)
+    done = simulacra("sample", "dcgan", "--condition", 3, "--num-samples", 4, cwd=place)
     assert done.returncode == 0, done.stderr
-    refused(simulacra("sample", "dcgan", "--label", 10, cwd=place), 78, "--label is 10", "0 to 9")
+    asked = simulacra("sample", "dcgan", "--label", 10, cwd=place)
+    refused(asked, 78, "--condition is '10'", "one of 0, 1")
     refused(simulacra("sample", "vae", "--label", 1, cwd=place), 78, "not conditional")
 
 

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 
 def drawn(run, folder, **options):
-    sample(run, num_samples=3, label=4, out=folder / "x.npy", **options)
+    sample(run, num_samples=3, condition="4", out=folder / "x.npy", **options)
     return np.load(folder / "x.npy")
 
 
@@ -60,12 +60,12 @@ def test_what_a_model_cannot_be_told_is_refused(run, tmp_path):
 
 
 def test_a_trajectory_is_a_strip_and_an_animation(run, tmp_path):
-    sample(run, num_samples=4, label=1, trajectory=True)
+    sample(run, num_samples=4, condition="1", trajectory=True)
     with Image.open(run / "trajectory-0.png") as strip:
         assert strip.width > strip.height
     with Image.open(run / "trajectory-0.gif") as moving:
         assert moving.n_frames == 7
-    sample(run, num_samples=3, label=4, trajectory=True, out=tmp_path / "way.npy")
+    sample(run, num_samples=3, condition="4", trajectory=True, out=tmp_path / "way.npy")
     states = np.load(tmp_path / "way.npy")
     assert states.shape == (7, 3, 1, 8, 8)
     assert (states[-1] == drawn(run, tmp_path)).all()
@@ -76,13 +76,15 @@ def test_a_trajectory_is_a_strip_and_an_animation(run, tmp_path):
 def test_samples_start_from_given_data(run, tmp_path):
     x, given = SPACE.random(8, torch.Generator().manual_seed(0)), tmp_path / "given.npy"
     np.save(given, x.numpy())
-    sample(run, num_samples=8, label=3, from_=str(given), strength=0.5, out=tmp_path / "v.npy")
+    sample(
+        run, num_samples=8, condition="3", from_=str(given), strength=0.5, out=tmp_path / "v.npy"
+    )
     pairs = np.load(tmp_path / "v.npy")
     assert pairs.shape == (16, 1, 8, 8)
     assert (pairs[:8] == x.numpy()).all()
     assert (pairs[:8] != pairs[8:]).any()
     with pytest.raises(Refusal, match="strength"):
-        sample(run, num_samples=2, label=3, from_=str(given), strength=0.0)
+        sample(run, num_samples=2, condition="3", from_=str(given), strength=0.0)
 
 
 @pytest.mark.parametrize("name", ["vae", "ladder-vae", "vq-vae"])

@@ -86,7 +86,7 @@ def test_a_conditional_model_is_given_its_labels():
     labels = Labels(2)
     data = dataset(Images(1, 5, 4, 2), labels)
     vae = build("vae", data.space, condition=labels, num_examples=40).eval()
-    assert len(exhibits(vae, data, 0)) == 4
+    assert len(exhibits(vae, data, 0)) == 5
     pixelcnn = build("pixelcnn", data.space, condition=labels, num_examples=40).eval()
     assert plane_of_codes(pixelcnn, data, 0) is None
     assert "-log p" in strange_data(pixelcnn, data, 0).words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from simulacra import shelf
 from simulacra.data.images import read_images
-from simulacra.data.text import encoded
+from simulacra.data.text import encoded, texts
 from simulacra.data.views import resized
 from simulacra.refusals import Refusal, shown
 from simulacra.runs.recipe import Recipe
-from simulacra.runs.using import given_columns
+from simulacra.runs.using import given_columns, table_lines
 from simulacra.spaces import Images, Labels, Space, Table, Tokens
 
 
@@ -49,6 +50,20 @@ def parsed(text: str, space: Space) -> Tensor:
         return _attributes(text, space)
     assert isinstance(space, Images)
     return _image(Path(text), space)
+
+
+def worded(condition: Tensor, space: Space) -> str:
+    """A batch of one condition, no image, as a person would write it."""
+    if isinstance(space, Labels):
+        return space.name(int(condition))
+    if isinstance(space, Tokens):
+        return texts(condition, space)[0].rstrip()
+    assert isinstance(space, Table)
+    _, line = table_lines(condition, space)
+    cells = next(csv.reader([line]))
+    return ", ".join(
+        f"{column.name}={cell}" for column, cell in zip(space.columns, cells, strict=True)
+    )
 
 
 def _label(text: str, space: Labels) -> int:

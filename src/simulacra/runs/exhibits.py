@@ -2,7 +2,8 @@
 
 The strangest data with the entries that make them so, where the model has a score with maps; the codes in
 the plane, where it has codes; of images walks among codes, where codes lead back, and crossings, where
-they have several levels; and samples from noise on, where they come to be step by step.
+they have several levels; what a conditional model draws when it is asked; and samples from noise on,
+where they come to be step by step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simulacra.contract import Encoder, Gradual, Mixer
+from simulacra.contract import Encoder, Gradual, Mixer, Sampler
 from simulacra.data.dataset import Dataset, Part
 from simulacra.evaluation.downstream import classes_of
 from simulacra.evaluation.projection import MOST, Projection, projections
@@ -24,12 +25,14 @@ from simulacra.evaluation.scores import AnomalyScore, default_score, make_score,
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
 from simulacra.refusals import shown
+from simulacra.runs.asking import worded
 from simulacra.runs.beliefs import SHOWN, can_show, drawn
 from simulacra.runs.maps import Scale, by_pixel, picture, strangest
 from simulacra.runs.pictures import POINTS, animation, embedded, grid, has_picture, on_plane, png
 from simulacra.runs.scatter import scatter
 from simulacra.runs.trajectories import ROWS as WAYS
 from simulacra.runs.trajectories import moving, strip, way
+from simulacra.runs.using import looks_better_as_means, sample_in_chunks
 from simulacra.runs.walks import (
     CROSSED,
     REACH,
@@ -48,6 +51,8 @@ TAUGHT = 2000
 PATIENCE = 10.0
 """Seconds that the codes of one exhibit may take."""
 
+MOST_ASKED, ANSWERS = 10, 8
+"""Conditions that a model is asked for, and the samples that it draws for each."""
 ROWS, WIDEST = 8, 40
 """Strange rows of a table that are shown, and columns."""
 
@@ -69,6 +74,7 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         ways_between(model, data),
         moved_units(model, data),
         crossed_data(model, data),
+        asked_and_drawn(model, data, seed),
         from_noise(model, data, seed),
         belief_of_critic(model, data, seed),
     ]
@@ -243,6 +249,39 @@ def from_noise(model: Any, data: Dataset, seed: int) -> Exhibit | None:
         body = _drawn(png(strip(states, data.space)), "samples from noise on") + body
         words += ": a row a sample, then all of them moving"
     return Exhibit("From noise to data", f"{words}.", body)
+
+
+def asked_and_drawn(model: Any, data: Dataset, seed: int) -> Exhibit | None:
+    """What a model is asked for, and what it draws then; None where nothing can be asked for or seen."""
+    space = getattr(model, "condition_space", None)
+    if not isinstance(model, Sampler) or not isinstance(data.space, Images) or space is None:
+        return None
+    if isinstance(space, Labels):
+        asked = torch.arange(min(space.count, MOST_ASKED))
+    else:
+        told = data.test.first(MOST_ASKED).condition
+        assert told is not None
+        asked = told
+    stream = torch.Generator().manual_seed(mixed(seed, 142))
+    each = asked.repeat_interleave(ANSWERS, dim=0)
+    x = sample_in_chunks(model, len(each), stream, each, mean=looks_better_as_means(model))
+    rows = []
+    for index, (condition, answers) in enumerate(
+        zip(asked.split(1), x.split(ANSWERS), strict=True)
+    ):
+        drawn = embedded(png(grid(answers, data.space, columns=ANSWERS, pixels=480)), "samples")
+        if isinstance(space, Images):
+            question = embedded(png(grid(condition, space, columns=1, pixels=80)), "asked for")
+        else:
+            question = html.escape(worded(condition, space))
+        rows.append(f"<tr><td>{index}</td><td>{question}</td><td>{drawn}</td></tr>")
+    classes = isinstance(space, Labels)
+    words = "the first classes" if classes and len(asked) < space.count else "every class"
+    return Exhibit(
+        "What was asked for, and what was drawn",
+        f"{ANSWERS} samples each for {words if classes else 'what the first test data go with'}.",
+        f"<div class=wide><table><tbody>{''.join(rows)}</tbody></table></div>",
+    )
 
 
 def belief_of_critic(model: Any, data: Dataset, seed: int) -> Exhibit | None:
