@@ -5,9 +5,9 @@ classifier leaves out (Ho & Salimans 2022): a class as zeros and a one; a row of
 categories as zeros and a one, numbers standardised, one for each number that is missing, and a one; a
 caption as zeros and a one for each character; an image in [-1, 1], and a channel of ones.
 
-Inside a network a class and attributes are a linear layer beside the noise level's, and a caption is read
-by attention, whose mean stands in their place (as in Nichol et al. 2022, sec. 4). An image stands beside
-x, as more channels (Saharia et al. 2022b, sec. 2).
+Inside a network a class and attributes are a linear layer beside the noise level's, and what convolutions
+and attention read of a caption's characters stands in its place (after Reed et al. 2016, sec. 4, and
+Nichol et al. 2022, sec. 4). An image stands beside x, as more channels (Saharia et al. 2022b, sec. 2).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from simulacra.spaces import Images, Labels, Space, Table, Tokens
 
 CONDITIONS = (Labels, Table, Tokens, Images)
 """What conditions may be."""
-READING_LAYERS, HEAD = 2, 32
-"""Layers of attention that read a caption, and the width of their heads."""
+HEAD = 32
+"""The width of the heads of attention that read a caption."""
 
 
 class ConditionDoor(nn.Module):
@@ -141,23 +141,27 @@ def condition_reader(space: Space | None, width: int) -> nn.Module | None:
 
 
 class CaptionReader(nn.Module):
-    """Captions (n, length, vocabulary) as one vector each, (n, width); of no caption zeros."""
+    """Captions (n, length, vocabulary) as one vector each, (n, width); of no caption zeros.
+
+    Convolutions make pieces of words of characters, a quarter as many, and each piece keeps its place in
+    the layer that ends them: a mean over places would hardly differ from caption to caption at first.
+    """
 
     def __init__(self, space: Tokens, width: int) -> None:
         super().__init__()
-        self.enter = nn.Linear(space.vocabulary, width, bias=False)
-        self.places = nn.Parameter(0.02 * torch.randn(space.length, width))
+        self.enter = nn.Conv1d(space.vocabulary, width, 5, stride=2, padding=2)
+        self.shorten = nn.Conv1d(width, width, 5, stride=2, padding=2)
+        pieces = -(-space.length // 4)
+        self.places = nn.Parameter(0.02 * torch.randn(pieces, width))
         heads = next(h for h in range(max(1, width // HEAD), 0, -1) if width % h == 0)
-        self.layers = nn.ModuleList(
-            AttentionLayer(width, heads, READING_LAYERS, 0.0) for _ in range(READING_LAYERS)
-        )
-        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, width)
+        self.layer = AttentionLayer(width, heads, 1, 0.0)
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(pieces * width, width)
 
     def forward(self, told: Tensor) -> Tensor:
-        h = self.enter(told) + self.places
-        for layer in self.layers:
-            h = layer(h, attended)
-        out: Tensor = self.leave(self.norm(h).mean(1))
+        h = functional.gelu(self.enter(told.transpose(1, 2)))
+        h = functional.gelu(self.shorten(h)).transpose(1, 2) + self.places
+        h = self.norm(self.layer(h, attended))
+        out: Tensor = self.leave(h.flatten(1))
         return out * told.flatten(1).amax(1, keepdim=True).to(out)
 
 
