@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import BatchNoise, Noise, global_noise, mixed
+from simulacra.probability.weight_averages import SecondAverage, second_half_life
 from simulacra.refusals import Refusal
 
 
@@ -177,7 +178,15 @@ class Play:
     MOST_SKIPS = 3
     """So many non-finite updates in a row end the play."""
 
-    def __init__(self, model: nn.Module, game: Game, *, seed: int = 0, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        game: Game,
+        *,
+        seed: int = 0,
+        bf16: bool = False,
+        second: bool = False,
+    ) -> None:
         self.model = model
         self.game = game
         self.seed = seed
@@ -189,6 +198,10 @@ class Play:
         self.optimisers = {n: p.optimiser.build(p.parameters) for n, p in self.players.items()}
         self._floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         self.shadow = self._copy() if game.average else {}
+        self.second: SecondAverage | None = None
+        """Another average, of another length, where one is to be chosen after the training."""
+        if second and game.average:
+            self.second = SecondAverage(self._copy(), second_half_life(game.average))
         self.skips = 0
         self.began: dict[str, int] = {}
         """The examples before each player's first stage, which its warm-up is counted from."""
@@ -301,6 +314,8 @@ class Play:
         for name, value in before.items():
             if not torch.equal(value, self._floating[name]):
                 self.shadow[name].copy_(self._floating[name])
+                if self.second is not None:
+                    self.second.write(name, self._floating[name])
         return told
 
     def _descend(
@@ -373,12 +388,16 @@ class Play:
         weight = 1 - 0.5 ** (batch_size / half_life)
         shadows = list(self.shadow.values())
         torch._foreach_lerp_(shadows, [self._floating[name] for name in self.shadow], weight)
+        if self.second is not None:
+            self.second.follow(self._floating, batch_size / self.clock.examples)
 
     def stand_at(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from these weights, which are the average from now on."""
         self.model.load_state_dict(weights)
         for name, value in self.shadow.items():
             value.copy_(self._floating[name])
+            if self.second is not None:
+                self.second.write(name, self._floating[name])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -401,6 +420,9 @@ class Play:
                 for key, value in entry.items():
                     tensors[f"optimiser/{name}/{index}/{key}"] = torch.as_tensor(value)
         plain = {"clock": asdict(self.clock), "seed": self.seed, "skips": self.skips}
+        if self.second is not None:
+            tensors |= {f"second/{name}": value for name, value in self.second.weights.items()}
+            plain["second"] = self.second.plain()
         return tensors, plain | {"began": dict(self.began)}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
@@ -412,6 +434,10 @@ class Play:
         self.model.load_state_dict(under("model/"))
         average = under("average/")
         self.shadow = {name: _laid_out(average[name], self._floating[name]) for name in average}
+        if "second" in plain:
+            second = under("second/")
+            held = {name: _laid_out(second[name], self._floating[name]) for name in second}
+            self.second = SecondAverage(held, **plain["second"])
         for name, optimiser in self.optimisers.items():
             entries: dict[int, dict[str, Tensor]] = {}
             for path, value in under(f"optimiser/{name}/").items():

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer import exceptions
 
-from simulacra.cli import comparing, detecting, looking, sampling, training, using
+from simulacra.cli import averaging, comparing, detecting, looking, sampling, training, using
 from simulacra.refusals import Refusal
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def _options(
         os.environ["SIMULACRA_DEBUG"] = "1"
 
 
-for verbs in (comparing, training, sampling, using, detecting, looking):
+for verbs in (comparing, training, averaging, sampling, using, detecting, looking):
     verbs.register(app)
 
 

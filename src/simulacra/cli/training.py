@@ -51,6 +51,12 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many measures without a better one.")
     ] = None,
+    snapshots: Annotated[
+        int | None,
+        typer.Option(
+            help="How often to keep two weight averages, for `simulacra average`: 16, say. [0]"
+        ),
+    ] = None,
     skip_bad: Annotated[
         int | None, typer.Option(help="Leave out at most so many broken files.")
     ] = None,
@@ -85,6 +91,7 @@ def train(
         "batch_size": batch_size,
         "precision": precision,
         "patience": patience,
+        "snapshots": snapshots,
         "skip_bad": skip_bad,
         "label": label,
         "compile": compiled or None,

@@ -19,14 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simulacra import shelf
-from simulacra.contract import Density, Diagnosable, Kind, Sampler, Scorer
+from simulacra.contract import Density, Diagnosable, Sampler
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.data.open import require_enough
 from simulacra.files import write_bytes
 from simulacra.games import Clock, Game, Play, Report, world_and_rank
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
-from simulacra.runs import checkpoint
+from simulacra.runs import checkpoint, snapshots
 from simulacra.runs.budget import Budget
 from simulacra.runs.flight import Finding, FlightRecorder
 from simulacra.runs.ledger import Ledger
@@ -43,13 +43,12 @@ from simulacra.runs.recipe import Recipe, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
 from simulacra.runs.using import asked_of, beside, looks_better_as_means, rebuilds, rebuilt
+from simulacra.runs.watching import MEASURED, is_measured, watched
 from simulacra.spaces import Images
 
 LEDGER_LINES = 200
 MEASURES = 20
 PICTURES = 4
-MEASURED = 512
-"""Held-out examples that a measure during training looks at."""
 PICTURED, COLUMNS, DIAGNOSED = 36, 6, 64
 WATCHED = 2000
 """Training data among which copies are looked for while a run goes on."""
@@ -104,14 +103,16 @@ class Run:
         )
         wanted = {"auto": game.bf16 and has_bf16(self.device), "fp32": False, "bf16": True}
         self.bf16 = wanted[recipe.precision]
-        self.play = Play(model, game, seed=recipe.seed, bf16=self.bf16)
+        snapshots.require_average(recipe.snapshots, recipe.model, game)
+        second = bool(recipe.snapshots)
+        self.play = Play(model, game, seed=recipe.seed, bf16=self.bf16, second=second)
         self.conditional = model.condition_space is not None
         self.best = _Best()
         self.seconds = self.agreed = 0.0
         self.warnings: list[str] = []
         self.ledger = Ledger(None)
         self.flight = FlightRecorder(data.space, data.train.first(WATCHED).x)
-        if recipe.patience and not _is_measured(model, game):
+        if recipe.patience and not is_measured(model, game):
             self._warn(f"patience has no effect: {recipe.model} has no held-out measure to stop by")
         if recipe.compile:
             for part in model.children():
@@ -154,6 +155,9 @@ class Run:
         self.ledger = Ledger(
             self.folder if self.writes else None, upto_round=self.play.clock.rounds
         )
+        if self.writes and self.recipe.snapshots:
+            assert self.folder is not None
+            snapshots.forget_after(self.folder, self.play.clock.rounds)
         if self.play.clock.rounds == 0:
             self.save()
         with stop_requests() as asked_to_stop:
@@ -166,6 +170,7 @@ class Run:
         saved_at = time.monotonic()
         marks = {"line": self._mark(LEDGER_LINES), "measure": self._mark(MEASURES)}
         marks["picture"] = self._mark(PICTURES)
+        marks["snapshot"] = self._mark(self.recipe.snapshots)
         rounds = self.play.rounds(self.stream, self.used)
         while True:
             started = time.monotonic()
@@ -184,6 +189,8 @@ class Run:
             if self._passed("picture", marks, PICTURES):
                 self._picture()
                 self._diagnose()
+            if self._passed("snapshot", marks, self.recipe.snapshots):
+                self._snapshot()
             if self.recipe.patience and self.best.age >= self.recipe.patience:
                 self._warn(f"stopped early: no better measure in {self.best.age} measures")
                 if not self.play.skip_to_best():
@@ -283,15 +290,11 @@ class Run:
         A likelihood whose constant moves with the weights says nothing of progress.
         """
         model: Any = self.model
-        if not _is_measured(model, self.game):
+        if not is_measured(model, self.game):
             return
         held_out = self.data.valid.first(MEASURED)
-        x, condition = held_out.x.to(self.device), held_out.condition if self.conditional else None
         with self.play.averaged(), torch.no_grad():
-            if isinstance(self.model, Density):
-                value = float(_in_chunks(model, x, condition).double().mean())
-            else:
-                value = -float(model.anomaly_score(x).double().mean())
+            value = float(watched(model, held_out, self.device).mean())
             if math.isfinite(value):
                 self.best.see(value, model)
         if isinstance(self.model, Density):
@@ -349,6 +352,15 @@ class Run:
             with self.play.averaged():
                 self._card("running")
 
+    def _snapshot(self) -> None:
+        """Both averages as they are now; a full disk costs this one, and not the training."""
+        if self.writes and self.recipe.snapshots:
+            assert self.folder is not None
+            try:
+                snapshots.keep(self.folder, self.play)
+            except Refusal as refusal:
+                self._warn(f"{refusal.reason}; training goes on without this snapshot")
+
     def _try_to_save(self) -> None:
         """A full disk does not end the training while an older checkpoint is good."""
         try:
@@ -363,6 +375,7 @@ class Run:
     def _finish(self) -> None:
         """Leave the model with the weights that the game wants kept, and the folder whole."""
         self._measure()
+        self._snapshot()
         self.save()
         with self.play.averaged():
             weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -396,23 +409,6 @@ class Run:
                 "machine": describe_machine(self.device),
             }
             shelf.save_pretrained(self.model, self.folder, card=card)
-
-
-def _is_measured(model: object, game: Game) -> bool:
-    """Whether a number on held-out data says which of a run's weights are the best."""
-    if isinstance(model, Density):
-        return model.kind is not Kind.UNNORMALISED
-    return isinstance(model, Scorer) and game.keep == "best"
-
-
-def _in_chunks(model: Any, x: Tensor, condition: Tensor | None, size: int = 256) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    parts = []
-    for start in range(0, len(x), size):
-        given = None if condition is None else condition[start : start + size].to(x.device)
-        part = model.log_prob(x[start : start + size], condition=given, generator=generator)
-        parts.append(part.cpu())
-    return torch.cat(parts)
 
 
 def train(

@@ -15,6 +15,7 @@ from simulacra.games import Descent, Game
 from simulacra.optimisation import Optimiser
 from simulacra.refusals import Refusal, shown
 from simulacra.runs.budget import Budget
+from simulacra.runs.snapshots import require_count
 from simulacra.shelf import config_from_json
 from simulacra.spaces import Space
 
@@ -25,8 +26,10 @@ class Recipe:
 
     ``settings`` override the model's recommended config, ``optimiser`` the optimisers of all its
     players. ``patience``: stop after so many measures on held-out data without a better one, 0 for
-    never; the best weights by that measure are kept in any case. ``label`` is the column of a
-    table that holds the labels, or the columns of metadata.csv that images go with.
+    never; the best weights by that measure are kept in any case. ``snapshots``: how many times two
+    weight averages are kept on the way, so that `simulacra average` can choose another length, 0 for
+    never. ``label`` is the column of a table that holds the labels, or the columns of metadata.csv that
+    images go with.
     """
 
     model: str
@@ -41,6 +44,7 @@ class Recipe:
     compile: bool = False
     patience: int = 0
     skip_bad: int = 0
+    snapshots: int = 0
     label: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     optimiser: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +71,7 @@ class Recipe:
             raise Refusal("CFG-041", "the recipe names no model", way_out='add model = "…"')
         recipe: Recipe = config_from_json(cls, plain)
         Budget.parse(recipe.budget)
+        require_count(recipe.snapshots)
         settings, optimiser = (dict(values.get(key, {})) for key in ("settings", "optimiser"))
         return replace(recipe, settings=settings, optimiser=optimiser)
 
