@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from simulacra.contract import Kind
-from simulacra.games import Batch, Clock
+from simulacra.data.dataset import Part, Stream
+from simulacra.games import Batch, Clock, Play
 from simulacra.models.diffusion.ddpm import DDPM, Config
 from simulacra.probability.diffusion import (
     Diffusion,
@@ -271,3 +272,20 @@ def test_sizes_of_all_kinds_pass(shape):
     model = DDPM(space, Config(8, 1, steps=20), condition=Labels(2)).eval()
     x = model.sample(2, condition=torch.tensor([0, 1]), generator=seeded(), num_inference_steps=3)
     assert space.contains(x)
+
+
+@pytest.mark.parametrize("variance", ["fixed", "learned"])
+def test_a_transformer_may_denoise_instead(variance):
+    config = Config(8, 2, backbone="dit", variance=variance, batch_size=16, learning_rate=5e-3)
+    model = DDPM(Images(1, 4, 4, 5), config, condition=Labels(2))
+    x = (torch.arange(256) % 2 * 4).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    part = Part(x.contiguous(), torch.arange(256), model.space, torch.arange(256) % 2)
+    play = Play(model, model.game(), seed=0)
+    for _ in play.rounds(Stream(part, 16, seed=0, conditional=True), lambda c: c.rounds / 150):
+        if play.clock.rounds >= 150:
+            break
+    with play.averaged(), torch.no_grad():
+        drawn = model.sample(20, condition=torch.arange(20) % 2, generator=seeded()).float()
+    dark, bright = (drawn[start::2].mean() for start in (0, 1))
+    assert float(dark) < 1
+    assert float(bright) > 3

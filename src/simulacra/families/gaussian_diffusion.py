@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from simulacra.layers.conditions import ConditionDoor
 from simulacra.layers.denoising import Reverse, Settings, Way, require_guidance
+from simulacra.layers.dit import DiT
 from simulacra.layers.unet import NoisyClassifier, UNet
 from simulacra.probability.diffusion import Scales
 from simulacra.probability.noise import scoring_noise
@@ -35,7 +36,7 @@ class GaussianDiffusion(nn.Module):
     space: Images
     condition_space: Space | None
     condition_door: ConditionDoor
-    network: UNet
+    network: UNet | DiT
     classifier: NoisyClassifier | None
 
     @abstractmethod

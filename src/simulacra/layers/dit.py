@@ -57,7 +57,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """(n, C, H, W), log-SNR (n,), what a ``ConditionDoor`` tells or None, to (n, C, H, W).
+    """(n, C, H, W), log-SNR (n,), what a ``ConditionDoor`` tells or None, to (n, outputs x C, H, W).
 
     Patches have sides that are a power of two, as small as ``MOST_TOKENS`` allows; images whose sides
     they do not divide are padded with zeros. Places are learned (the paper's are fixed waves).
@@ -70,11 +70,13 @@ class DiT(nn.Module):
         blocks: int,
         condition: Space | None = None,
         dropout: float = 0.0,
+        *,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.patch = _patch(space)
         self.rows, self.columns = (-(-side // self.patch) for side in (space.height, space.width))
-        self.channels, self.size = space.channels, (space.height, space.width)
+        self.size = (space.height, space.width)
         self.beside = channels_beside(condition)
         numbers = space.channels * self.patch**2
         self.level = LevelEmbedding(width)
@@ -84,7 +86,7 @@ class DiT(nn.Module):
         heads = next(h for h in range(max(1, width // 32), 0, -1) if width % h == 0)
         self.blocks = nn.ModuleList(DiTBlock(width, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.tell, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, numbers)
+        self.tell, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, outputs * numbers)
         for last in (self.tell, self.leave):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -110,8 +112,8 @@ class DiT(nn.Module):
     def image(self, tokens: Tensor) -> Tensor:
         """The inverse of ``patches``."""
         p = self.patch
-        x = tokens.reshape(len(tokens), self.rows, self.columns, self.channels, p, p)
-        x = x.permute(0, 3, 1, 4, 2, 5).reshape(len(x), self.channels, self.rows * p, -1)
+        x = tokens.reshape(len(tokens), self.rows, self.columns, -1, p, p)
+        x = x.permute(0, 3, 1, 4, 2, 5).reshape(len(x), x.shape[3], self.rows * p, -1)
         return x[:, :, : self.size[0], : self.size[1]].contiguous()
 
 

@@ -6,23 +6,18 @@ perceptron, all with the same call.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from simulacra.layers.backbone import Backbone, denoiser
 from simulacra.layers.conditions import require_readable
-from simulacra.layers.dit import DiT
 from simulacra.layers.flow import RealDoor
 from simulacra.layers.level_mlp import LevelMLP
 from simulacra.layers.table_reals import real_shape, real_size
-from simulacra.layers.unet import UNet
 from simulacra.probability import straight_paths
 from simulacra.probability.straight_paths import Field, Spacing, log_snr, placed, scale
 from simulacra.spaces import Images, Space
-
-Backbone = Literal["unet", "dit"]
 
 
 class UnitDoor(RealDoor):
@@ -55,8 +50,7 @@ class VelocityNet(nn.Module):
         require_readable(condition, space)
         self.backbone: nn.Module
         if isinstance(space, Images):
-            grid = UNet if backbone == "unet" else DiT
-            self.backbone = grid(space, channels, blocks, condition, dropout)
+            self.backbone = denoiser(backbone, space, channels, blocks, condition, dropout)
         else:
             self.backbone = LevelMLP(real_size(space), channels, blocks, condition, dropout)
 

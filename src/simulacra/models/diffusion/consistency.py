@@ -35,9 +35,10 @@ from torch import Tensor, nn
 from simulacra.contract import Sampler
 from simulacra.families.conditioned import condition_stages
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
+from simulacra.layers.backbone import Backbone
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.front_door import as_device
-from simulacra.layers.velocity import Backbone, UnitDoor, VelocityNet, stratified_times
+from simulacra.layers.velocity import UnitDoor, VelocityNet, stratified_times
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.probability.straight_paths import Solver, Spacing, placed, scale, solved, times

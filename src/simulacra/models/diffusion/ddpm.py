@@ -45,10 +45,11 @@ from simulacra.contract import (
 from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
+from simulacra.layers.backbone import Backbone, denoiser
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
-from simulacra.layers.unet import NoisyClassifier, UNet
+from simulacra.layers.unet import NoisyClassifier
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Diffusion, Scales, discretised_gaussian_log_prob
 from simulacra.probability.flow_likelihood import grid_log_prob
@@ -64,8 +65,9 @@ BOUND_WEIGHT = 1e-3
 @dataclass(frozen=True)
 class Config:
     """``steps`` is T; ``blocks`` are those of the lowest resolution on either way; each larger one has
-    half as many, at least one. ``label_dropout`` is the share of training data whose label is left out,
-    and a conditional model with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
+    half as many, at least one. ``backbone`` may be a transformer instead (``layers/backbone.py``).
+    ``label_dropout`` is the share of training data whose condition is left out, and a model of classes
+    with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
     ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's. ``likelihood`` is the
     bound, from ``bound_steps`` draws of t, or that of the probability flow in ``flow_steps`` steps, an
     estimate; neither these nor the sampler's touch weights."""
@@ -89,6 +91,7 @@ class Config:
     bound_steps: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
+    backbone: Backbone = "unet"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = UNet(
+        self.network = denoiser(
+            config.backbone,
             space,
             config.channels,
             config.blocks,

@@ -39,9 +39,9 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
+from simulacra.layers.backbone import Backbone, denoiser
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
-from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, readable_sigma
 from simulacra.probability.noise import Noise
@@ -71,6 +71,7 @@ class Config:
     score_steps: int = 20
     batch_size: int = 64
     learning_rate: float = 1e-3
+    backbone: Backbone = "unet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,9 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = UNet(space, config.channels, config.blocks, condition, config.dropout)
+        self.network = denoiser(
+            config.backbone, space, config.channels, config.blocks, condition, config.dropout
+        )
         self.classifier = None
         self.register_buffer("deviation", torch.tensor(0.5))
         self._way()

@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Gradual, Kind, Sampler
 from simulacra.families.conditioned import condition_stages
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
+from simulacra.layers.backbone import Backbone
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped, require_guidance
 from simulacra.layers.front_door import as_device
 from simulacra.layers.velocity import (
-    Backbone,
     Frozen,
     UnitDoor,
     VelocityNet,

@@ -53,10 +53,10 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
+from simulacra.layers.backbone import Backbone, denoiser
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
-from simulacra.layers.unet import UNet
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, levels_log_prob, readable_sigma
 from simulacra.probability.noise import Noise, scoring_noise
@@ -87,6 +87,7 @@ class Config:
     bound_steps: int = 20
     batch_size: int = 64
     learning_rate: float = 1e-3
+    backbone: Backbone = "unet"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = UNet(space, config.channels, config.blocks, condition, config.dropout)
+        self.network = denoiser(
+            config.backbone, space, config.channels, config.blocks, condition, config.dropout
+        )
         self.classifier = None
         self.highest = -2 * math.log(readable_sigma(space.levels))
         self.register_buffer("fourth", torch.ones(BINS))
