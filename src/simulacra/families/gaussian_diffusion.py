@@ -110,7 +110,7 @@ class GaussianDiffusion(nn.Module):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
+        """In at least a hundred ancestral steps, each of which heeds the known pixels."""
         count = max(100, self.config.num_inference_steps)
         way = self._way(sampler="ancestral", num_inference_steps=count)
         return self.reverse.complete(x, known, condition, generator, way)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from simulacra.layers.front_door import centred, drawn_labels, levels_of, one_hot_labels
 from simulacra.probability.diffusion import Scales
+from simulacra.probability.editing import conditioned, noised, remaining
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.probability.samplers import (
     SPACINGS,
@@ -132,9 +133,18 @@ class Reverse:
             x0 = raw.x0
             if scale and classes is not None:
                 x0 = x0 + scale * self._pull(x, x0, at, classes)
-            return replace(raw, x0=at.legible(x, x0, self.space.levels) if legible else x0)
+            return replace(raw, x0=x0)
 
-        return denoise
+        return self._cut(denoise) if legible else denoise
+
+    def _cut(self, denoise: Denoiser) -> Denoiser:
+        """The same guesses, cut to the data's range."""
+
+        def cut(x: Tensor, level: Level) -> Guess:
+            raw = denoise(x, level)
+            return replace(raw, x0=Scales.of(level, x).legible(x, raw.x0, self.space.levels))
+
+        return cut
 
     def _pull(self, x: Tensor, x0: Tensor, at: Scales, classes: Tensor) -> Tensor:
         """Where guidance pulls x_0 to, at a scale of one."""
@@ -156,9 +166,7 @@ class Reverse:
 
     def steps(self, way: Way, share: float = 1.0) -> list[Level]:
         """The levels of the last ``share`` of a path, at least one step."""
-        path = self.path(way.num_inference_steps, way.spacing)
-        kept = max(1, round(share * (len(path) - 1)))
-        return path[-kept - 1 :]
+        return [*remaining(self.path(way.num_inference_steps, way.spacing), share)]
 
     @torch.no_grad()
     def trajectory(
@@ -192,19 +200,16 @@ class Reverse:
         generator: torch.Generator | None,
         way: Way,
     ) -> Tensor:
-        """Known pixels are put back, noised to the level of each step (Song et al. 2021b, app. I.2)."""
+        """Every guess of x_0 heeds the known pixels (``probability/editing.py``)."""
         noise = row_noise(len(x), generator, self.weight().device)
         condition = drawn_labels(condition, self.labels, noise.uniform())
         given, known = self.centred(x), known.to(self.weight().device)
-
-        def mend(state: Tensor, level: Level) -> Tensor:
-            fresh = noise.normal(*self.space.shape).to(state)
-            return torch.where(known, level.signal * given + level.spread * fresh, state)
-
         start = noise.normal(*self.space.shape).to(given)
-        denoise = self.denoiser(self.classes(condition, len(x)), way.guidance_scale)
+        classes = self.classes(condition, len(x))
+        denoise = self.denoiser(classes, way.guidance_scale, legible=False)
+        denoise = self._cut(conditioned(denoise, given, known))
         step, path = make_step(way.sampler, way.eta), self.steps(way)
-        filled = last(descended(step, denoise, start, path, noise, mend))
+        filled = last(descended(step, denoise, start, path, noise))
         return torch.where(known, x.to(known.device), levels_of(filled, self.space))
 
     @torch.no_grad()
@@ -217,15 +222,9 @@ class Reverse:
         way: Way,
     ) -> Tensor:
         """From x, noised to the level that has ``strength`` of the path to go (Meng et al. 2022)."""
-        if not 0 < strength <= 1:
-            reason = f"strength is {strength:g}"
-            raise Refusal(
-                "CFG-213", reason, way_out="above 0 (like the given) to 1 (like any other)"
-            )
         noise = row_noise(len(x), generator, self.weight().device)
         condition = drawn_labels(condition, self.labels, noise.uniform())
-        begin, start = self.steps(way, strength)[0], self.centred(x)
-        start = begin.signal * start + begin.spread * noise.normal(*self.space.shape).to(start)
+        start = noised(self.centred(x), self.steps(way, strength)[0], noise)
         walk = self.walk(start, self.classes(condition, len(x)), noise, way, share=strength)
         return levels_of(last(walk), self.space)
 

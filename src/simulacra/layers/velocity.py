@@ -36,6 +36,10 @@ class UnitDoor(RealDoor):
             self.shift.fill_(0.5)
             self.scale.fill_(0.5)
 
+    def known(self, x: Tensor, known: Tensor) -> Tensor:
+        """Which reals the known entries of x determine."""
+        return known if self.table is None else self.table.known(x, known)
+
 
 class VelocityNet(nn.Module):
     """F, and what follows from it: the velocity v(x_t, t) and E[x_1 | x_t]."""

@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import Sampler
+from simulacra.families.straight_flow import StandardDoor
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
 from simulacra.layers.velocity import Backbone, UnitDoor, VelocityNet, stratified_times
@@ -63,7 +64,7 @@ class Config:
     weight_decay: float = 0.0
 
 
-class Consistency(nn.Module, Sampler):
+class Consistency(StandardDoor, Sampler):
     """A teacher, and a student that takes the teacher's whole way at once."""
 
     spaces: ClassVar = (Images, Vectors)
@@ -196,13 +197,6 @@ class Consistency(nn.Module, Sampler):
         last = self.teacher.velocity(x + step * first, following, classes)
         self.teacher.train(self.training)
         return x + step * (first + last) / 2, following
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every entry, from the first batches."""
-        self.door.fit([batch.x for batch in batches], noise)
-        return {"finished": 1.0}
 
     @torch.no_grad()
     def start_student(

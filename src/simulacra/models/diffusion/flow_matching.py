@@ -18,6 +18,8 @@ way: ``diagnose`` says by how much half the steps differ (0.01 nats on a ring an
 ``benchmarks/flow_matching.py``). Images are dequantised, categories and missing numbers too
 (``layers/table_reals.py``), which bounds it from below on top of that.
 
+The path is a Gaussian diffusion's, by which ``complete`` and ``vary`` go (``families/straight_flow.py``).
+
 With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w
 samples follow v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022), 0 being the plain conditional model.
 
@@ -34,10 +36,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Gradual, Kind, Sampler
+from simulacra.contract import (
+    Completer,
+    Decoder,
+    Density,
+    Diagnosable,
+    Encoder,
+    Gradual,
+    Kind,
+    Sampler,
+    Variator,
+)
+from simulacra.families.straight_flow import StraightFlow
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
 from simulacra.layers.denoising import dropped, require_guidance
 from simulacra.layers.front_door import as_device, drawn_labels, one_hot_labels
@@ -52,8 +64,11 @@ from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.probability.samplers import last
 from simulacra.probability.straight_paths import (
+    Field,
     Solver,
     Spacing,
+    cheapest,
+    curvature,
     log_density,
     solved,
     times,
@@ -94,9 +109,12 @@ class Config:
     weight_decay: float = 0.0
 
 
-class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagnosable):
+class FlowMatching(
+    StraightFlow, Sampler, Gradual, Variator, Density, Encoder, Decoder, Completer, Diagnosable
+):
     """A velocity network, and the ODE that it is the slope of."""
 
+    config: Config
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = (Labels,)
     normal_codes: ClassVar = True
@@ -272,23 +290,19 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         generator: torch.Generator | None = None,
         steps: int = 50,
     ) -> float:
-        """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq.
-        5)."""
+        """How far paths of so many draws are from straight (Liu et al. 2023, eq. 5)."""
         noise = scoring_noise(rows, generator, self._weight.device)
         condition = drawn_labels(condition, self.condition_space, noise.uniform())
         field = self.network.field(self._classes(condition, rows))
-        x = start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
-        slopes = []
-        for index in range(steps):
-            slope = field(x, (index + 0.5) / steps)
-            slopes.append(slope)
-            x = x + slope / steps
-        way = x - start
-        return float(torch.stack([(way - slope).square().mean() for slope in slopes]).mean())
+        start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
+        return curvature(field, start, steps)
 
     @property
     def _weight(self) -> Tensor:
         return next(self.network.parameters())
+
+    def _field(self, condition: Tensor | None, rows: int) -> Field:
+        return self.network.field(self._classes(condition, rows), self.config.guidance_scale)
 
     def _fine(self, steps: int | None = None) -> list[float]:
         """Times for codes and likelihoods."""
@@ -308,7 +322,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         x1, _ = self.door.enter(batch.x, noise)
         x0 = noise.normal(*self.door.real_shape).to(x1.dtype)
         if self.config.coupling == "ot":
-            x0 = x0[_cheapest(x0, x1)]
+            x0 = x0[cheapest(x0, x1)]
         return self._error(x0, x1, self._classes(batch.condition, len(batch)), noise)
 
     def straightening(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -323,13 +337,6 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         t = stratified_times(noise.uniform(), self.config.spacing)
         classes = dropped(classes, self.config.label_dropout, noise)
         return Loss(self.network.matching_error(x0, x1, t, classes))
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every column, from the first batches."""
-        self.door.fit([batch.x for batch in batches], noise)
-        return {"finished": 1.0}
 
     @torch.no_grad()
     def draw_pairs(
@@ -386,12 +393,6 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
             stages.append(Stage(turns, share=share / config.reflow))
         bf16 = isinstance(self.space, Images) and config.channels >= 32
         return Game(stages, batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last")
-
-
-def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
-    """Which row of x0 goes to each of x1, at the least sum of squared distances."""
-    cost = torch.cdist(x1.flatten(1).float(), x0.flatten(1).float()).square()
-    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
 def _require_sense(config: Config, space: Space, condition: Labels | None) -> None:
