@@ -156,6 +156,14 @@ def test_a_denoiser_that_no_covariance_fits_is_heeded_without_it():
     torch.testing.assert_close(told, torch.stack([torch.ones(3), x[:, 0]], 1))
 
 
+def test_a_step_that_leads_away_from_what_is_known_is_not_taken():
+    turn = torch.tensor([[0.01, 5.0, 1.0], [-5.0, 0.01, 1.0], [1.0, 1.0, 1.0]])
+    given, known = torch.ones(3, 3), torch.tensor([True, True, False]).expand(3, 3)
+    x = torch.randn(3, 3, generator=seeded())
+    told = conditioned(lambda x, at: Guess(x @ turn), given, known)(x, Level(0.7, 0.7)).x0
+    torch.testing.assert_close(told[:, 2], (x @ turn)[:, 2])
+
+
 def test_a_velocity_gives_the_guess_of_data():
     x0, x1 = torch.randn(2, 4, 3, generator=seeded())
     at = level(0.3)

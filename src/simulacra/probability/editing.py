@@ -74,9 +74,12 @@ def _regressed(
         along = covariance(way)
         image = torch.where(known, along, 0.0) + ridge * way
         height = _product(way, image)
-        # A network's C may fail to be a covariance along a direction: that one is left out.
-        length = torch.where(height > 0, size / height, 0.0).nan_to_num()
-        told, left = told + length * along, left - length * image
+        # A network's C is not quite a covariance: a step that leads away from what is known is not taken.
+        length = (size / height).nan_to_num()
+        shorter = left - length * image
+        fine = (_product(way, along) > 0) & (_product(shorter, shorter) < size)
+        told = torch.where(fine, told + length * along, told)
+        left = torch.where(fine, shorter, left)
         before, size = size, _product(left, left)
         way = left + (size / before).nan_to_num() * way
     return told
