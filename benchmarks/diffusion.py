@@ -58,13 +58,14 @@ WALKS: dict[str, dict[str, Any]] = {
     "DPM-Solver++ SDE 15": {"sampler": "dpm++2m-sde", "num_inference_steps": 15},
     "Heun 18": {"sampler": "heun", "num_inference_steps": 18},
     "Heun 50": {"sampler": "heun", "num_inference_steps": 50},
+    "Heun 100": {"sampler": "heun", "num_inference_steps": 100},
     "Euler 36": {"sampler": "euler", "num_inference_steps": 36},
 }
 RATIOS = {
     "DDIM 20 / DDIM 100 (<= 2.0)": ("DDIM 20", "DDIM 100"),
     "eta 1 / eta 0 at 20 (>= 2.0)": ("DDIM 20, eta 1", "DDIM 20"),
     "DPM-Solver++ 15 / DDIM 100 (<= 1.1)": ("DPM-Solver++ 15", "DDIM 100"),
-    "Heun 18 / Heun 50 (<= 1.05)": ("Heun 18", "Heun 50"),
+    "Heun 18 / Heun 100 (<= 1.05)": ("Heun 18", "Heun 100"),
     "Heun 18 / Euler 36 (<= 1)": ("Heun 18", "Euler 36"),
 }
 SECOND = "FD in principal components, above real data's"
@@ -189,7 +190,7 @@ def inversion(folder: Path, ruler: Ruler) -> dict[str, Any]:
         way = Way.of(model.config, num_inference_steps=count, spacing="karras")
         reverse = model.reverse
         noise = reverse.inverted(batch.x, batch.condition, way)
-        classes = reverse.classes(batch.condition, len(batch))
+        classes = reverse.context(batch.condition, len(batch))
         denoise = reverse.denoiser(classes, 0.0, legible=False)
         with torch.no_grad():
             walk = descended(DDIM(), denoise, noise, reverse.steps(way)[:-1], row_noise(100, None))

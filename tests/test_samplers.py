@@ -178,21 +178,6 @@ def test_a_learned_deviation_lies_between_in_the_logarithm():
     torch.testing.assert_close(told, torch.tensor([0.1, math.sqrt(0.03), 0.3]))
 
 
-def test_a_known_part_is_put_back_at_every_step():
-    seen = []
-
-    def mend(x, level):
-        seen.append(level)
-        return torch.full_like(x, level.signal)
-
-    path = spaced(10.0, 0.1, 5, "karras")
-    x = last(
-        descended(make_step("dpm++2m"), gaussian, torch.zeros(3, 2), path, RowNoise([0] * 3), mend)
-    )
-    assert seen == path[1:]
-    assert torch.equal(x, torch.ones(3, 2))
-
-
 def test_what_there_is_not_is_refused():
     with pytest.raises(Refusal, match="sampler"):
         make_step("plms")

@@ -173,7 +173,7 @@ def test_guidance_goes_on_along_the_difference():
     jittered(model.double().eval())
     way = model.reverse
     x = torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=seeded())
-    level, classes = model.diffusion.level(400), way.classes(torch.tensor([0, 1, 2, 0]), 4)
+    level, classes = model.diffusion.level(400), way.context(torch.tensor([0, 1, 2, 0]), 4)
     with torch.no_grad():
         plain, guided = (way.denoiser(classes, w, legible=False)(x, level).x0 for w in (0.0, 2.0))
         free = way.denoiser(None, 0.0, legible=False)(x, level).x0
@@ -190,7 +190,7 @@ def test_a_classifier_guides_by_the_slope_of_its_log_chance():
     model = jittered(DDPM(Images(1, 3, 3, 4), config, condition=Labels(3)).double().eval())
     way, level = model.reverse, model.diffusion.level(400)
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64, generator=seeded())
-    classes, at = way.classes(torch.tensor([2, 0]), 2), Scales.of(level, x)
+    classes, at = way.context(torch.tensor([2, 0]), 2), Scales.of(level, x)
     told = way.denoiser(classes, 1.5, legible=False)(x, level).x0 - model._origin(x, at, classes).x0
 
     def chance(y):

@@ -40,7 +40,7 @@ class GaussianDiffusion(nn.Module):
     classifier: NoisyClassifier | None
 
     @abstractmethod
-    def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
+    def _origin(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
         """The guess of x_0, not cut to the data's range; ``classes`` (n, count) or None."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ class GaussianDiffusion(nn.Module):
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Known pixels are put back, noised, over at least a hundred ancestral steps."""
+        """In at least a hundred ancestral steps, each of which heeds the known pixels."""
         count = max(100, self.config.num_inference_steps)
         way = self._way(sampler="ancestral", num_inference_steps=count)
         return self.reverse.complete(x, known, condition, generator, way)

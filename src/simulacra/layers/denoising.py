@@ -24,6 +24,7 @@ from torch import Tensor
 from simulacra.layers.conditions import ConditionDoor
 from simulacra.layers.front_door import centred, levels_of
 from simulacra.probability.diffusion import Scales
+from simulacra.probability.editing import conditioned, noised, remaining
 from simulacra.probability.noise import Noise, row_noise
 from simulacra.probability.samplers import (
     SPACINGS,
@@ -92,7 +93,7 @@ class Way:
 class Origin(Protocol):
     """A model's own guess of x_0, not cut to the data's range; ``classes`` (n, count) or None."""
 
-    def __call__(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess: ...
+    def __call__(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Reverse:
     """The way back from noise: a guess of x_0, paths of levels by count and spacing, and the doors.
 
     ``weight`` gives the type and the device that the network works in; ``classifier``, log p(y | x_t) of
-    noised x (n, classes), is there where one guides.
+    noised x (n, context), is there where one guides.
     """
 
     space: Images
@@ -110,56 +111,63 @@ class Reverse:
     weight: Callable[[], Tensor]
     classifier: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
+    def context(self, condition: Tensor | None, rows: int) -> Tensor | None:
         """Conditions as the network reads them, (rows, ...)."""
-        classes = self.door(condition, rows)
-        return None if classes is None else classes.to(self.weight())
+        context = self.door(condition, rows)
+        return None if context is None else context.to(self.weight())
 
     def centred(self, x: Tensor) -> Tensor:
         """Elements as numbers in [-1, 1], on the network's device and in its type."""
         return centred(x.to(self.weight().device), self.space.levels).to(self.weight().dtype)
 
-    def guess(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
+    def guess(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
         """The model's guess, cut to the data's range; the nearest level where noise cannot hide it."""
-        raw = self.origin(x, at, classes)
+        raw = self.origin(x, at, context)
         return replace(raw, x0=at.legible(x, raw.x0, self.space.levels))
 
-    def denoiser(self, classes: Tensor | None, scale: float, *, legible: bool = True) -> Denoiser:
+    def denoiser(self, context: Tensor | None, scale: float, *, legible: bool = True) -> Denoiser:
         """The guess at one level, guided; ``legible``: cut to the data's range."""
 
         def denoise(x: Tensor, level: Level) -> Guess:
             at = Scales.of(level, x)
-            raw = self.origin(x, at, classes)
+            raw = self.origin(x, at, context)
             x0 = raw.x0
-            if scale and classes is not None:
-                x0 = x0 + scale * self._pull(x, x0, at, classes)
-            return replace(raw, x0=at.legible(x, x0, self.space.levels) if legible else x0)
+            if scale and context is not None:
+                x0 = x0 + scale * self._pull(x, x0, at, context)
+            return replace(raw, x0=x0)
 
-        return denoise
+        return self._cut(denoise) if legible else denoise
 
-    def _pull(self, x: Tensor, x0: Tensor, at: Scales, classes: Tensor) -> Tensor:
+    def _cut(self, denoise: Denoiser) -> Denoiser:
+        """The same guesses, cut to the data's range."""
+
+        def cut(x: Tensor, level: Level) -> Guess:
+            raw = denoise(x, level)
+            return replace(raw, x0=Scales.of(level, x).legible(x, raw.x0, self.space.levels))
+
+        return cut
+
+    def _pull(self, x: Tensor, x0: Tensor, at: Scales, context: Tensor) -> Tensor:
         """Where guidance pulls x_0 to, at a scale of one."""
         if self.classifier is None:
-            return x0 - self.origin(x, at, torch.zeros_like(classes)).x0
+            return x0 - self.origin(x, at, torch.zeros_like(context)).x0
         with torch.enable_grad():
             moved = x.detach().requires_grad_()
-            log_chance = (self.classifier(moved, at.log_snr) * classes).sum()
+            log_chance = (self.classifier(moved, at.log_snr) * context).sum()
             (slope,) = torch.autograd.grad(log_chance, moved)
         return at.spread.square() / at.signal * slope
 
     def walk(
-        self, x: Tensor, classes: Tensor | None, noise: Noise, way: Way, *, share: float = 1.0
+        self, x: Tensor, context: Tensor | None, noise: Noise, way: Way, *, share: float = 1.0
     ) -> Iterator[Tensor]:
         """From x, which stands at a level with ``share`` of the path still to go, to data."""
         path = self.steps(way, share)
-        denoise = self.denoiser(classes, way.guidance_scale)
+        denoise = self.denoiser(context, way.guidance_scale)
         return descended(make_step(way.sampler, way.eta), denoise, x, path, noise)
 
     def steps(self, way: Way, share: float = 1.0) -> list[Level]:
         """The levels of the last ``share`` of a path, at least one step."""
-        path = self.path(way.num_inference_steps, way.spacing)
-        kept = max(1, round(share * (len(path) - 1)))
-        return path[-kept - 1 :]
+        return [*remaining(self.path(way.num_inference_steps, way.spacing), share)]
 
     @torch.no_grad()
     def trajectory(
@@ -172,10 +180,10 @@ class Reverse:
         """x_T, and x after every step, as elements of the space; the last ones are samples."""
         noise = row_noise(rows, generator, self.weight().device)
         condition = self.door.drawn(condition, noise.uniform())
-        classes = self.classes(condition, rows)
+        context = self.context(condition, rows)
         x = noise.normal(*self.space.shape).to(self.weight().dtype)
         yield levels_of(x, self.space)
-        for state in self.walk(x, classes, noise, way):
+        for state in self.walk(x, context, noise, way):
             yield levels_of(state, self.space)
 
     def sample(
@@ -193,19 +201,16 @@ class Reverse:
         generator: torch.Generator | None,
         way: Way,
     ) -> Tensor:
-        """Known pixels are put back, noised to the level of each step (Song et al. 2021b, app. I.2)."""
+        """Every guess of x_0 heeds the known pixels (``probability/editing.py``)."""
         noise = row_noise(len(x), generator, self.weight().device)
         condition = self.door.drawn(condition, noise.uniform())
         given, known = self.centred(x), known.to(self.weight().device)
-
-        def mend(state: Tensor, level: Level) -> Tensor:
-            fresh = noise.normal(*self.space.shape).to(state)
-            return torch.where(known, level.signal * given + level.spread * fresh, state)
-
         start = noise.normal(*self.space.shape).to(given)
-        denoise = self.denoiser(self.classes(condition, len(x)), way.guidance_scale)
+        context = self.context(condition, len(x))
+        denoise = self.denoiser(context, way.guidance_scale, legible=False)
+        denoise = self._cut(conditioned(denoise, given, known))
         step, path = make_step(way.sampler, way.eta), self.steps(way)
-        filled = last(descended(step, denoise, start, path, noise, mend))
+        filled = last(descended(step, denoise, start, path, noise))
         return torch.where(known, x.to(known.device), levels_of(filled, self.space))
 
     @torch.no_grad()
@@ -218,23 +223,17 @@ class Reverse:
         way: Way,
     ) -> Tensor:
         """From x, noised to the level that has ``strength`` of the path to go (Meng et al. 2022)."""
-        if not 0 < strength <= 1:
-            reason = f"strength is {strength:g}"
-            raise Refusal(
-                "CFG-213", reason, way_out="above 0 (like the given) to 1 (like any other)"
-            )
         noise = row_noise(len(x), generator, self.weight().device)
         condition = self.door.drawn(condition, noise.uniform())
-        begin, start = self.steps(way, strength)[0], self.centred(x)
-        start = begin.signal * start + begin.spread * noise.normal(*self.space.shape).to(start)
-        walk = self.walk(start, self.classes(condition, len(x)), noise, way, share=strength)
+        start = noised(self.centred(x), self.steps(way, strength)[0], noise)
+        walk = self.walk(start, self.context(condition, len(x)), noise, way, share=strength)
         return levels_of(last(walk), self.space)
 
     @torch.no_grad()
     def inverted(self, x: Tensor, condition: Tensor | None, way: Way) -> Tensor:
         """The noise that DDIM leads to x from, (n, *shape); x is taken to stand at the least noise, to
         which all paths but that in time reach down."""
-        denoise = self.denoiser(self.classes(condition, len(x)), 0.0, legible=False)
+        denoise = self.denoiser(self.context(condition, len(x)), 0.0, legible=False)
         path = self.path(way.num_inference_steps, way.spacing)[:-1]
         return last(climbed(denoise, self.centred(x), path, iterations=INVERTING))
 
@@ -254,12 +253,12 @@ class Reverse:
         return total / len(sigmas)
 
 
-def dropped(classes: Tensor | None, share: float, noise: Noise) -> Tensor | None:
+def dropped(context: Tensor | None, share: float, noise: Noise) -> Tensor | None:
     """What is told of n data, nothing in a share of the rows, as guidance needs it."""
-    if classes is None or not share:
-        return classes
-    kept = (noise.uniform(1) >= share).reshape(-1, *[1] * (classes.ndim - 1))
-    return classes * kept.to(classes)
+    if context is None or not share:
+        return context
+    kept = (noise.uniform(1) >= share).reshape(-1, *[1] * (context.ndim - 1))
+    return context * kept.to(context)
 
 
 def require_guidance(scale: float, condition: Space | None, *, able: bool, way_out: str) -> None:

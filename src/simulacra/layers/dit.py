@@ -91,11 +91,11 @@ class DiT(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, log_snr: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, context: Tensor | None = None) -> Tensor:
         c = self.level(log_snr)
-        if self.label is not None and classes is not None:
-            c = c + self.label(classes)
-        h = self.enter(self.patches(with_beside(x, classes, self.beside))) + self.places
+        if self.label is not None and context is not None:
+            c = c + self.label(context)
+        h = self.enter(self.patches(with_beside(x, context, self.beside))) + self.places
         for block in self.blocks:
             h = block(h, c)
         shift, scale = self.tell(functional.silu(c)).unsqueeze(1).chunk(2, dim=-1)

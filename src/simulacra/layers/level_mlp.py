@@ -64,10 +64,10 @@ class LevelMLP(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, x: Tensor, log_snr: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, context: Tensor | None = None) -> Tensor:
         level = self.level(log_snr)
-        if self.label is not None and classes is not None:
-            level = level + self.label(classes)
+        if self.label is not None and context is not None:
+            level = level + self.label(context)
         level = functional.silu(level)
         h = self.enter(with_waves(x, self.waves))
         for block in self.blocks:

@@ -134,12 +134,12 @@ class UNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 channels_last(module)
 
-    def forward(self, x: Tensor, log_snr: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, context: Tensor | None = None) -> Tensor:
         level = self.level(log_snr)
-        if self.label is not None and classes is not None:
-            level = level + self.label(classes)
+        if self.label is not None and context is not None:
+            level = level + self.label(context)
         level = functional.silu(level)
-        h = with_beside(x, classes, self.beside)
+        h = with_beside(x, context, self.beside)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for index, down in enumerate(self.down):

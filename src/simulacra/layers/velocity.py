@@ -32,6 +32,10 @@ class UnitDoor(RealDoor):
             self.shift.fill_(0.5)
             self.scale.fill_(0.5)
 
+    def known(self, x: Tensor, known: Tensor) -> Tensor:
+        """Which reals the known entries of x determine."""
+        return known if self.table is None else self.table.known(x, known)
+
 
 class VelocityNet(nn.Module):
     """F, and what follows from it: the velocity v(x_t, t) and E[x_1 | x_t]."""
@@ -54,39 +58,39 @@ class VelocityNet(nn.Module):
         else:
             self.backbone = LevelMLP(real_size(space), channels, blocks, condition, dropout)
 
-    def told(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def told(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """F(x_t / sqrt(S), log-SNR), at least in float32; t has a time for each row."""
-        raw: Tensor = self.backbone(x / scale(x, t), log_snr(t), classes)
+        raw: Tensor = self.backbone(x / scale(x, t), log_snr(t), context)
         return raw.to(x.dtype)
 
-    def velocity(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        return straight_paths.velocity(self.told(x, t, classes), x, t)
+    def velocity(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        return straight_paths.velocity(self.told(x, t, context), x, t)
 
-    def origin(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def origin(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """E[x_1 | x_t], which is x_1 itself at t = 1."""
-        return straight_paths.origin(self.told(x, t, classes), x, t)
+        return straight_paths.origin(self.told(x, t, context), x, t)
 
-    def field(self, classes: Tensor | None = None, guidance: float = 0.0) -> Field:
+    def field(self, context: Tensor | None = None, guidance: float = 0.0) -> Field:
         """v as a function of x and one time; ``guidance`` w goes beyond the class's own velocity,
         v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022, eq. 6)."""
 
         def at(x: Tensor, time: float) -> Tensor:
             t = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
-            v = self.velocity(x, t, classes)
-            if classes is None or not guidance:
+            v = self.velocity(x, t, context)
+            if context is None or not guidance:
                 return v
-            return v + guidance * (v - self.velocity(x, t, torch.zeros_like(classes)))
+            return v + guidance * (v - self.velocity(x, t, torch.zeros_like(context)))
 
         return at
 
     def matching_error(
-        self, x0: Tensor, x1: Tensor, t: Tensor, classes: Tensor | None = None
+        self, x0: Tensor, x1: Tensor, t: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """|F - F*|^2 a dimension, the squared error of v times S (Lipman et al. 2023, eq. 23)."""
         x = placed(x0, x1, t)
         s = scale(x, t)
         wanted = s * (x1 - x0 - straight_paths.velocity(torch.zeros_like(x), x, t))
-        return (self.told(x, t, classes).float() - wanted.float()).square().mean()
+        return (self.told(x, t, context).float() - wanted.float()).square().mean()
 
 
 def stratified_times(uniform: Tensor, spacing: Spacing) -> Tensor:
@@ -112,7 +116,7 @@ class Frozen(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         return {name: self.get_buffer(name.replace(".", "-")) for name in self.names}
 
-    def field(self, network: VelocityNet, classes: Tensor | None) -> Field:
+    def field(self, network: VelocityNet, context: Tensor | None) -> Field:
         """The velocity under these weights; ``network`` lends its structure."""
 
         def at(x: Tensor, time: float) -> Tensor:
@@ -120,7 +124,7 @@ class Frozen(nn.Module):
             told: Tensor = functional_call(
                 network.backbone,
                 {name.removeprefix("backbone."): value for name, value in self.weights().items()},
-                (x / scale(x, t), log_snr(t), classes),
+                (x / scale(x, t), log_snr(t), context),
             )
             return straight_paths.velocity(told.to(x.dtype), x, t)
 

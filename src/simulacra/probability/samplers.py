@@ -104,12 +104,10 @@ def descended(
     x: Tensor,
     path: Sequence[Level],
     noise: Noise,
-    mend: Callable[[Tensor, Level], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """x at every level of the path after its first; ``mend`` may change x before the walk goes on."""
+    """x at every level of the path after its first."""
     for now, then in itertools.pairwise(path):
         x = step(denoise, x, now, then, noise)
-        x = x if mend is None else mend(x, then)
         yield x
 
 

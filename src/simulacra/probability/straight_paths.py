@@ -25,7 +25,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from simulacra.probability.samplers import Denoiser, Guess, Level
 
 Spacing = Literal["uniform", "cosine"]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
@@ -51,6 +54,12 @@ def placed(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
     """x_t, for a t of each row, (n,)."""
     t = _spread_over(t, x1)
     return (1 - t) * x0 + t * x1
+
+
+def cheapest(x0: Tensor, x1: Tensor) -> Tensor:
+    """Which row of x0 goes to each of x1, at the least sum of squared distances."""
+    cost = torch.cdist(x1.flatten(1).float(), x0.flatten(1).float()).square()
+    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
 def scale(x: Tensor, t: Tensor) -> Tensor:
@@ -82,6 +91,16 @@ def times(steps: int, spacing: Spacing = "uniform") -> list[float]:
     return [float(t) for t in spaced(place, spacing)]
 
 
+def level(t: float) -> Level:
+    """The path at t as a Gaussian diffusion's noise level: signal t, spread 1 - t."""
+    return Level(t, 1 - t)
+
+
+def denoiser(field: Field) -> Denoiser:
+    """E[x_1 | x_t] of a velocity, which walks of Gaussian diffusion call x_0."""
+    return lambda x, at: Guess(x + at.spread * field(x, at.signal))
+
+
 def solved(field: Field, x: Tensor, path: Sequence[float], solver: Solver) -> Tensor:
     """x carried along dx/dt = field(x, t) over the times of ``path``, forwards or backwards."""
     for now, following in itertools.pairwise(path):
@@ -103,6 +122,18 @@ def _slope(field: Field, x: Tensor, now: float, following: float, solver: Solver
     third = field(x + step / 2 * second, half)
     last = field(x + step * third, following)
     return (first + 2 * second + 2 * third + last) / 6
+
+
+def curvature(field: Field, x: Tensor, steps: int) -> float:
+    """int E|(x_1 - x_0) - v(x_t, t)|^2 dt a dimension, along the ODE from the noise x (Liu et al. 2023,
+    eq. 5)."""
+    start, slopes = x, []
+    for index in range(steps):
+        slope = field(x, (index + 0.5) / steps)
+        slopes.append(slope)
+        x = x + slope / steps
+    way = x - start
+    return float(torch.stack([(way - slope).square().mean() for slope in slopes]).mean())
 
 
 def divergence(slope: Tensor, x: Tensor, probe: Tensor | None) -> Tensor:

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simulacra.contract import Sampler
 from simulacra.families.conditioned import condition_stages
+from simulacra.families.straight_flow import StandardDoor
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.backbone import Backbone
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
@@ -66,7 +67,7 @@ class Config:
     weight_decay: float = 0.0
 
 
-class Consistency(nn.Module, Sampler):
+class Consistency(StandardDoor, Sampler):
     """A teacher, and a student that takes the teacher's whole way at once."""
 
     spaces: ClassVar = (Images, Vectors)
@@ -125,13 +126,13 @@ class Consistency(nn.Module, Sampler):
         num_inference_steps: int | None = None,
     ) -> Tensor:
         noise = row_noise(num_samples, generator, self._weight.device)
-        classes = self._drawn_classes(condition, noise)
+        context = self._drawn_context(condition, noise)
         steps = num_inference_steps or self.config.num_inference_steps
         x = self._normal(noise)
         for index in range(steps):
             t = x.new_full((num_samples,), index / steps)
             x = placed(self._normal(noise), x, t) if index else x
-            x = self.student.origin(x, t, classes)
+            x = self.student.origin(x, t, context)
         return self.door.leave(x)
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class Consistency(nn.Module, Sampler):
         """What the teacher draws in so many steps along its ODE, from the noise that ``sample``
         takes."""
         noise = row_noise(num_samples, generator, self._weight.device)
-        field = self.teacher.field(self._drawn_classes(condition, noise))
+        field = self.teacher.field(self._drawn_context(condition, noise))
         path = times(num_inference_steps, self.config.spacing)
         return self.door.leave(solved(field, self._normal(noise), path, solver))
 
@@ -158,54 +159,47 @@ class Consistency(nn.Module, Sampler):
     def _normal(self, noise: Noise) -> Tensor:
         return noise.normal(*self.door.real_shape).to(self._weight.dtype)
 
-    def _drawn_classes(self, condition: Tensor | None, noise: Noise) -> Tensor | None:
+    def _drawn_context(self, condition: Tensor | None, noise: Noise) -> Tensor | None:
         condition = self.condition_door.drawn(condition, noise.uniform())
-        return self._classes(condition, noise.rows)
+        return self._context(condition, noise.rows)
 
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = self.condition_door(condition, rows)
-        return None if classes is None else as_device(classes, self).to(self._weight.dtype)
+    def _context(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        context = self.condition_door(condition, rows)
+        return None if context is None else as_device(context, self).to(self._weight.dtype)
 
     def matching(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The teacher's: squared error of the velocity at a random t."""
         x1, _ = self.door.enter(batch.x, noise)
         t = stratified_times(noise.uniform(), self.config.spacing)
-        classes = self._classes(batch.condition, len(batch))
-        return Loss(self.teacher.matching_error(self._normal(noise), x1, t, classes))
+        context = self._context(batch.condition, len(batch))
+        return Loss(self.teacher.matching_error(self._normal(noise), x1, t, context))
 
     def distilling(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The student's answers before and after a step of the teacher's (Song et al. 2023, eq. 7)."""
         x1, _ = self.door.enter(batch.x, noise)
-        classes = self._classes(batch.condition, len(batch))
+        context = self._context(batch.condition, len(batch))
         path = torch.tensor(times(self.config.steps, self.config.spacing), device=x1.device)
         index = stratified_times(noise.uniform(), "uniform") * self.config.steps
         index = index.long().clamp(max=self.config.steps - 1)
         now, following = path[index].to(x1.dtype), path[index + 1].to(x1.dtype)
         x = placed(self._normal(noise), x1, now)
         with torch.no_grad():
-            wanted = self.student.origin(*self._taught(x, now, following, classes), classes)
-        told = self.student.origin(x, now, classes)
+            wanted = self.student.origin(*self._taught(x, now, following, context), context)
+        told = self.student.origin(x, now, context)
         gap = (told.float() - wanted.float()).square().flatten(1)
         weight = (scale(x, now).flatten() / (1 - now)).square().float()
         return Loss((gap.mean(1) * weight).mean(), {"gap": gap.sum(1).mean()})
 
     def _taught(
-        self, x: Tensor, now: Tensor, following: Tensor, classes: Tensor | None
+        self, x: Tensor, now: Tensor, following: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Where one Heun step of the teacher leads each row, and when that is."""
         self.teacher.eval()
         step = (following - now).reshape(-1, *[1] * (x.ndim - 1))
-        first = self.teacher.velocity(x, now, classes)
-        last = self.teacher.velocity(x + step * first, following, classes)
+        first = self.teacher.velocity(x, now, context)
+        last = self.teacher.velocity(x + step * first, following, context)
         self.teacher.train(self.training)
         return x + step * (first + last) / 2, following
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every entry, from the first batches."""
-        self.door.fit([batch.x for batch in batches], noise)
-        return {"finished": 1.0}
 
     @torch.no_grad()
     def start_student(

@@ -130,7 +130,7 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         self.classifier = None
         if config.guidance == "classifier" and condition is not None:
             if not isinstance(condition, Labels):
-                reason = f"a classifier guides to classes, and the model goes by {condition}"
+                reason = f"a classifier guides to context, and the model goes by {condition}"
                 raise Refusal("CFG-239", reason, way_out="leave guidance at classifier-free")
             self.classifier = NoisyClassifier(
                 space, config.channels, condition.count, config.dropout
@@ -180,17 +180,17 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = scoring_noise(len(x), generator, self._weight.device)
-        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
+        x, context = as_device(x, self), self.reverse.context(condition, len(x))
         if self.config.likelihood == "flow":
-            return self._flow(x, classes, noise, self.config.flow_steps)
-        terms = self._terms(x, classes, noise)
+            return self._flow(x, context, noise, self.config.flow_steps)
+        terms = self._terms(x, context, noise)
         return -(terms.prior + terms.steps + terms.data)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         noise = scoring_noise(len(x), None, self._weight.device)
-        x, classes = as_device(x, self), self.reverse.classes(condition, len(x))
-        terms = self._terms(x, classes, noise)
+        x, context = as_device(x, self), self.reverse.context(condition, len(x))
+        terms = self._terms(x, context, noise)
         unit = self.space.dimensions * math.log(2)
         told = {
             "bound, prior term (bits/dim)": float(terms.prior.mean()) / unit,
@@ -199,7 +199,7 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         }
         if self.config.likelihood == "flow":
             whole, half = (
-                self._flow(x, classes, scoring_noise(len(x), None, self._weight.device), steps)
+                self._flow(x, context, scoring_noise(len(x), None, self._weight.device), steps)
                 for steps in (self.config.flow_steps, self.config.flow_steps // 2)
             )
             gap = float((whole - half).abs().mean()) / unit
@@ -214,34 +214,34 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         return self.diffusion.path(count, spacing)
 
     def _told(
-        self, x_t: Tensor, at: Scales, classes: Tensor | None
+        self, x_t: Tensor, at: Scales, context: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """What the network predicts, and where its variance lies between the narrow and the wide."""
-        told = self.network(x_t, at.log_snr, classes).to(x_t.dtype)
+        told = self.network(x_t, at.log_snr, context).to(x_t.dtype)
         if self.config.variance == "fixed":
             return told, None
         told, share = told.chunk(2, dim=1)
         return told, (share + 1) / 2
 
-    def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
-        told, share = self._told(x, at, classes)
+    def _origin(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
+        told, share = self._told(x, at, context)
         return Guess(at.origin(x, told, self.config.prediction), share)
 
-    def _flow(self, x: Tensor, classes: Tensor | None, noise: Noise, steps: int) -> Tensor:
+    def _flow(self, x: Tensor, context: Tensor | None, noise: Noise, steps: int) -> Tensor:
         """log P(x) of the probability flow, in nats (n,)."""
         high = min(self.diffusion.level(self.config.steps).sigma, MOST_SIGMA)
-        denoise, x0 = self.reverse.denoiser(classes, 0.0), self.reverse.centred(x)
+        denoise, x0 = self.reverse.denoiser(context, 0.0), self.reverse.centred(x)
         return grid_log_prob(denoise, x, x0, self.space.levels, high, steps, noise)
 
-    def _terms(self, x: Tensor, classes: Tensor | None, noise: Noise) -> _Terms:
+    def _terms(self, x: Tensor, context: Tensor | None, noise: Noise) -> _Terms:
         x0 = self.reverse.centred(x)
         last = self.diffusion.level(self.config.steps)
         prior = 0.5 * ((last.signal * x0) ** 2 + last.spread**2 - 1) - math.log(last.spread)
         one = torch.ones(len(x), dtype=torch.long, device=x.device)
-        steps = self._step_terms(x, x0, classes, noise)
-        return _Terms(prior.flatten(1).sum(1), steps, self._term(x, x0, one, classes, noise))
+        steps = self._step_terms(x, x0, context, noise)
+        return _Terms(prior.flatten(1).sum(1), steps, self._term(x, x0, one, context, noise))
 
-    def _step_terms(self, x: Tensor, x0: Tensor, classes: Tensor | None, noise: Noise) -> Tensor:
+    def _step_terms(self, x: Tensor, x0: Tensor, context: Tensor | None, noise: Noise) -> Tensor:
         """The sum over t = 2..T from one draw of t in each of ``bound_steps`` equal parts."""
         terms = self.config.steps - 1
         draws = min(self.config.bound_steps, terms)
@@ -249,16 +249,16 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         for index in range(draws):
             place = (index + noise.uniform().double()) / draws
             t = 2 + (place * terms).long().clamp(max=terms - 1)
-            total = total + self._term(x, x0, t, classes, noise)
+            total = total + self._term(x, x0, t, context, noise)
         return total * (terms / draws)
 
     def _term(
-        self, x: Tensor, x0: Tensor, t: Tensor, classes: Tensor | None, noise: Noise
+        self, x: Tensor, x0: Tensor, t: Tensor, context: Tensor | None, noise: Noise
     ) -> Tensor:
         """The bound's term of t (n,), in nats, from one draw of x_t."""
         at = self.diffusion.scales(t, x0)
         x_t = at.noised(x0, noise.normal(*self.space.shape).to(x0))
-        return self._nats(x, x0, t, at, self.reverse.guess(x_t, at, classes))
+        return self._nats(x, x0, t, at, self.reverse.guess(x_t, at, context))
 
     def _nats(self, x: Tensor, x0: Tensor, t: Tensor, at: Scales, guess: Guess) -> Tensor:
         """KL(q(x_{t-1}|x_t, x_0) || p(x_{t-1}|x_t)) where t > 1, and -log p(x|x_1) where t = 1, (n,)."""
@@ -285,8 +285,8 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         epsilon = noise.normal(*self.space.shape).to(x0)
         at = self.diffusion.scales(t, x0)
         x_t = at.noised(x0, epsilon)
-        classes = self.reverse.classes(batch.condition, len(batch))
-        told, share = self._told(x_t, at, dropped(classes, self.config.label_dropout, noise))
+        context = self.reverse.context(batch.condition, len(batch))
+        told, share = self._told(x_t, at, dropped(context, self.config.label_dropout, noise))
         simple = (told - at.target(x0, epsilon, self.config.prediction)).square().mean()
         if share is None:
             return Loss(simple)
@@ -303,8 +303,8 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         x0 = self.reverse.centred(batch.x)
         at = self.diffusion.scales(self._times(noise, len(batch)), x0)
         x_t = at.noised(x0, noise.normal(*self.space.shape).to(x0))
-        classes = self.reverse.classes(batch.condition, len(batch))
-        return Loss(-(self.classifier(x_t, at.log_snr) * classes).sum(1).mean())
+        context = self.reverse.context(batch.condition, len(batch))
+        return Loss(-(self.classifier(x_t, at.log_snr) * context).sum(1).mean())
 
     def _times(self, noise: Noise, rows: int) -> Tensor:
         """t from 1 to T, one a row, spread evenly over the batch."""

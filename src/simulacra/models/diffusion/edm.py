@@ -135,11 +135,11 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
         low = max(LOW, readable_sigma(self.space.levels))
         return spaced(HIGH, low, count, "log-snr" if spacing == "log-snr" else "karras")
 
-    def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
+    def _origin(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
         """D of x / signal, which is y + sigma n (eq. 7)."""
         y, sigma = x / at.signal, at.spread / at.signal
         c = Preconditioning.of(sigma, self.deviation.to(x.dtype))
-        told = self.network(c.into * y, at.log_snr, classes).to(x.dtype)
+        told = self.network(c.into * y, at.log_snr, context).to(x.dtype)
         return Guess(c.skip * y + c.out * told)
 
     def measure_data(
@@ -168,9 +168,9 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
         shaped = sigma.to(x0).reshape(-1, 1, 1, 1)
         c = Preconditioning.of(shaped, self.deviation)
         y = x0 + shaped * noise.normal(*self.space.shape).to(x0)
-        classes = self.reverse.classes(batch.condition, len(batch))
-        classes = dropped(classes, self.config.label_dropout, noise)
-        told = self.network(c.into * y, -2 * sigma.log(), classes).float()
+        context = self.reverse.context(batch.condition, len(batch))
+        context = dropped(context, self.config.label_dropout, noise)
+        told = self.network(c.into * y, -2 * sigma.log(), context).float()
         return Loss((told - (x0 - c.skip * y) / c.out).square().mean())
 
     def game(self) -> Game:

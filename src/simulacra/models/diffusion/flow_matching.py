@@ -18,6 +18,8 @@ way: ``diagnose`` says by how much half the steps differ (0.01 nats on a ring an
 ``benchmarks/flow_matching.py``). Images are dequantised, categories and missing numbers too
 (``layers/table_reals.py``), which bounds it from below on top of that.
 
+The path is a Gaussian diffusion's, by which ``complete`` and ``vary`` go (``families/straight_flow.py``).
+
 With labels, these are left out of a share ``label_dropout`` of the data; with ``guidance_scale`` w
 samples follow v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022), 0 being the plain conditional model.
 
@@ -34,11 +36,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from simulacra.contract import Decoder, Density, Diagnosable, Encoder, Gradual, Kind, Sampler
+from simulacra.contract import (
+    Completer,
+    Decoder,
+    Density,
+    Diagnosable,
+    Encoder,
+    Gradual,
+    Kind,
+    Sampler,
+    Variator,
+)
 from simulacra.families.conditioned import condition_stages
+from simulacra.families.straight_flow import StraightFlow
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
 from simulacra.layers.backbone import Backbone
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
@@ -54,8 +66,11 @@ from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
 from simulacra.probability.samplers import last
 from simulacra.probability.straight_paths import (
+    Field,
     Solver,
     Spacing,
+    cheapest,
+    curvature,
     log_density,
     solved,
     times,
@@ -96,9 +111,12 @@ class Config:
     weight_decay: float = 0.0
 
 
-class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagnosable):
+class FlowMatching(
+    StraightFlow, Sampler, Gradual, Variator, Density, Encoder, Decoder, Completer, Diagnosable
+):
     """A velocity network, and the ODE that it is the slope of."""
 
+    config: Config
     spaces: ClassVar = (Images, Vectors, Table)
     conditions: ClassVar = CONDITIONS
     normal_codes: ClassVar = True
@@ -214,7 +232,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         condition = self.condition_door.drawn(condition, noise.uniform())
         x = noise.normal(*self.door.real_shape).to(self._weight.dtype)
         guidance = config.guidance_scale if guidance is None else guidance
-        field = self.network.field(self._classes(condition, rows), guidance)
+        field = self.network.field(self._context(condition, rows), guidance)
         yield x
         for step in itertools.pairwise(times(steps or config.num_inference_steps)):
             x = solved(field, x, step, sampler or config.sampler)
@@ -234,7 +252,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         probe = None
         if isinstance(self.space, Images) or self.door.size > EXACT_TRACE:
             probe = noise.normal(*self.door.real_shape).sign().to(real.dtype)
-        field = self.network.field(self._classes(condition, len(x)))
+        field = self.network.field(self._context(condition, len(x)))
         path = self._fine(likelihood_steps)[::-1]
         return log_slope + log_density(field, real, path, self._fine_solver, probe)
 
@@ -243,14 +261,14 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         """The noise that the ODE leads to x from, (n, D); of an image that of the middle of its
         cells."""
         real = self.door.middle(as_device(x, self))
-        field = self.network.field(self._classes(condition, len(x)))
+        field = self.network.field(self._context(condition, len(x)))
         return solved(field, real, self._fine()[::-1], "rk4").flatten(1)
 
     @torch.no_grad()
     def decode(self, code: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """What the ODE leads to from a noise."""
         start = as_device(code, self).to(self._weight.dtype)
-        field = self.network.field(self._classes(condition, len(code)))
+        field = self.network.field(self._context(condition, len(code)))
         start = start.reshape(len(code), *self.door.real_shape)
         return self.door.leave(solved(field, start, self._fine(), "rk4"))
 
@@ -274,23 +292,19 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         generator: torch.Generator | None = None,
         steps: int = 50,
     ) -> float:
-        """int E|(x_1 - x_0) - v(x_t, t)|^2 dt / E|x_1 - x_0|^2 along the ODE (Liu et al. 2023, eq.
-        5)."""
+        """How far paths of so many draws are from straight (Liu et al. 2023, eq. 5)."""
         noise = scoring_noise(rows, generator, self._weight.device)
         condition = self.condition_door.drawn(condition, noise.uniform())
-        field = self.network.field(self._classes(condition, rows))
-        x = start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
-        slopes = []
-        for index in range(steps):
-            slope = field(x, (index + 0.5) / steps)
-            slopes.append(slope)
-            x = x + slope / steps
-        way = x - start
-        return float(torch.stack([(way - slope).square().mean() for slope in slopes]).mean())
+        field = self.network.field(self._context(condition, rows))
+        start = noise.normal(*self.door.real_shape).to(self._weight.dtype)
+        return curvature(field, start, steps)
 
     @property
     def _weight(self) -> Tensor:
         return next(self.network.parameters())
+
+    def _field(self, condition: Tensor | None, rows: int) -> Field:
+        return self.network.field(self._context(condition, rows), self.config.guidance_scale)
 
     def _fine(self, steps: int | None = None) -> list[float]:
         """Times for codes and likelihoods."""
@@ -301,37 +315,30 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         """A step of order 4 asks the network four times: too much where that is a U-Net."""
         return "heun" if isinstance(self.space, Images) else "rk4"
 
-    def _classes(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        classes = self.condition_door(condition, rows)
-        return None if classes is None else as_device(classes, self).to(self._weight.dtype)
+    def _context(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        context = self.condition_door(condition, rows)
+        return None if context is None else as_device(context, self).to(self._weight.dtype)
 
     def matching(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """Squared error of the velocity at a random t (Lipman et al. 2023, eq. 23)."""
         x1, _ = self.door.enter(batch.x, noise)
         x0 = noise.normal(*self.door.real_shape).to(x1.dtype)
         if self.config.coupling == "ot":
-            x0 = x0[_cheapest(x0, x1)]
-        return self._error(x0, x1, self._classes(batch.condition, len(batch)), noise)
+            x0 = x0[cheapest(x0, x1)]
+        return self._error(x0, x1, self._context(batch.condition, len(batch)), noise)
 
     def straightening(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The same error on pairs that the ODE has drawn (Liu et al. 2023, Alg. 1); data are not
         seen."""
         chosen = (noise.uniform() * len(self.pool_data)).long().clamp(max=len(self.pool_data) - 1)
         labels = self.pool_labels[chosen] if self.condition_space else None
-        classes = self._classes(labels, len(chosen))
-        return self._error(self.pool_noise[chosen], self.pool_data[chosen], classes, noise)
+        context = self._context(labels, len(chosen))
+        return self._error(self.pool_noise[chosen], self.pool_data[chosen], context, noise)
 
-    def _error(self, x0: Tensor, x1: Tensor, classes: Tensor | None, noise: Noise) -> Loss:
+    def _error(self, x0: Tensor, x1: Tensor, context: Tensor | None, noise: Noise) -> Loss:
         t = stratified_times(noise.uniform(), self.config.spacing)
-        classes = dropped(classes, self.config.label_dropout, noise)
-        return Loss(self.network.matching_error(x0, x1, t, classes))
-
-    def standardise(
-        self, batches: Iterator[Batch], noise: Noise, clock: Clock
-    ) -> Mapping[str, float]:
-        """Mean and deviation of every column, from the first batches."""
-        self.door.fit([batch.x for batch in batches], noise)
-        return {"finished": 1.0}
+        context = dropped(context, self.config.label_dropout, noise)
+        return Loss(self.network.matching_error(x0, x1, t, context))
 
     @torch.no_grad()
     def draw_pairs(
@@ -356,7 +363,7 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
         x0 = noise.normal(*self.door.real_shape).to(self._weight.dtype)
         labels = self.condition_door.drawn(None, noise.uniform())
         training, _ = self.training, self.network.eval()
-        field = self.teacher.field(self.network, self._classes(labels, len(x0)))
+        field = self.teacher.field(self.network, self._context(labels, len(x0)))
         self.pool_noise[rows] = x0
         self.pool_data[rows] = solved(field, x0, times(PAIR_STEPS), "heun")
         if labels is not None:
@@ -388,12 +395,6 @@ class FlowMatching(nn.Module, Sampler, Gradual, Density, Encoder, Decoder, Diagn
             stages.append(Stage(turns, share=share / config.reflow))
         bf16 = isinstance(self.space, Images) and config.channels >= 32
         return Game(stages, batch_size=config.batch_size, average=0.05, bf16=bf16, keep="last")
-
-
-def _cheapest(x0: Tensor, x1: Tensor) -> Tensor:
-    """Which row of x0 goes to each of x1, at the least sum of squared distances."""
-    cost = torch.cdist(x1.flatten(1).float(), x0.flatten(1).float()).square()
-    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
 
 
 def _require_sense(config: Config, space: Space, condition: Space | None) -> None:

@@ -150,13 +150,13 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         generator: torch.Generator | None = None,
     ) -> Tensor:
         noise = scoring_noise(len(x), generator, self._weight.device)
-        terms = self._terms(as_device(x, self), self.reverse.classes(condition, len(x)), noise)
+        terms = self._terms(as_device(x, self), self.reverse.context(condition, len(x)), noise)
         return -(terms.prior + terms.diffusion + terms.data)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
         noise = scoring_noise(len(x), None, self._weight.device)
-        terms = self._terms(as_device(x, self), self.reverse.classes(condition, len(x)), noise)
+        terms = self._terms(as_device(x, self), self.reverse.context(condition, len(x)), noise)
         unit = self.space.dimensions * math.log(2)
         return {
             "bound, prior term (bits/dim)": float(terms.prior.mean()) / unit,
@@ -191,11 +191,11 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         gamma = -self.highest + width * (bins + within)
         return -gamma, width / chances[bins]
 
-    def _origin(self, x: Tensor, at: Scales, classes: Tensor | None) -> Guess:
-        told = self.network(x, at.log_snr, classes).to(x.dtype)
+    def _origin(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
+        told = self.network(x, at.log_snr, context).to(x.dtype)
         return Guess(at.origin(x, told, "v"))
 
-    def _terms(self, x: Tensor, classes: Tensor | None, noise: Noise) -> _Terms:
+    def _terms(self, x: Tensor, context: Tensor | None, noise: Noise) -> _Terms:
         x0 = self.reverse.centred(x)
         first, last = (Level.preserving(math.exp(-one / 2)) for one in (self.highest, LOWEST))
         prior = 0.5 * ((last.signal * x0) ** 2 + last.spread**2 - 1) - math.log(last.spread)
@@ -205,18 +205,18 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         draws = self.config.bound_steps
         for index in range(draws):
             places = (index + noise.uniform().double()) / draws
-            total = total + self._rates(x0, places, classes, noise, legible=True)[0]
+            total = total + self._rates(x0, places, context, noise, legible=True)[0]
         return _Terms(prior.flatten(1).sum(1), total / draws, data.flatten(1).sum(1))
 
     def _rates(
-        self, x0: Tensor, places: Tensor, classes: Tensor | None, noise: Noise, *, legible: bool
+        self, x0: Tensor, places: Tensor, context: Tensor | None, noise: Noise, *, legible: bool
     ) -> tuple[Tensor, Tensor]:
         """Half of gamma' |epsilon - epsilon_hat|^2 in nats at t (n,), and the squared error alone."""
         log_snr, rate = self._drawn(places)
         at = Scales.preserving(log_snr, x0)
         z = at.noised(x0, noise.normal(*self.space.shape).to(x0))
         reverse = self.reverse
-        guess = reverse.guess(z, at, classes) if legible else self._origin(z, at, classes)
+        guess = reverse.guess(z, at, context) if legible else self._origin(z, at, context)
         # epsilon - epsilon_hat is (x_0 hat - x_0) signal / spread.
         ratio = at.signal / at.spread
         error = (ratio * (x0 - guess.x0)).square().flatten(1).sum(1)
@@ -225,9 +225,9 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
     def diffusion_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The bound's last term in bits a dimension, t stratified over the batch (their eq. 17)."""
         x0 = self.reverse.centred(batch.x)
-        classes = self.reverse.classes(batch.condition, len(batch))
-        classes = dropped(classes, self.config.label_dropout, noise)
-        nats, _ = self._rates(x0, self._places(noise, x0), classes, noise, legible=False)
+        context = self.reverse.context(batch.condition, len(batch))
+        context = dropped(context, self.config.label_dropout, noise)
+        nats, _ = self._rates(x0, self._places(noise, x0), context, noise, legible=False)
         bits = nats / (self.space.dimensions * math.log(2))
         return Loss(bits.mean(), {"deviation": bits.std()})
 
@@ -236,9 +236,9 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         """Running means of the squared loss by bins of gamma, which the schedule follows."""
         batch = next(batches)
         x0 = self.reverse.centred(batch.x)
-        classes = self.reverse.classes(batch.condition, len(batch))
+        context = self.reverse.context(batch.condition, len(batch))
         places = self._places(noise, x0)
-        _, error = self._rates(x0, places, classes, noise, legible=False)
+        _, error = self._rates(x0, places, context, noise, legible=False)
         width = (self.highest - LOWEST) / BINS
         bins = ((self.highest - self._drawn(places)[0]) / width).long().clamp(0, BINS - 1)
         squares = (error / self.space.dimensions).square().to(self.fourth)
