@@ -130,7 +130,7 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         self.classifier = None
         if config.guidance == "classifier" and condition is not None:
             if not isinstance(condition, Labels):
-                reason = f"a classifier guides to context, and the model goes by {condition}"
+                reason = f"a classifier guides to classes, and the model goes by {condition}"
                 raise Refusal("CFG-239", reason, way_out="leave guidance at classifier-free")
             self.classifier = NoisyClassifier(
                 space, config.channels, condition.count, config.dropout
