@@ -77,6 +77,9 @@ def test_a_column_may_name_other_images(tmp_path):
     batch = data.everything().all()
     assert len(batch) == 20  # sketches are no data of their own
     assert (batch.condition[:, 0, 0, 0].long() == 200 - batch.x[:, 0, 0, 0].long()).all()
+    write(path, [line | {"size": "3"} for line in lines])
+    assert open_data(path).condition == Labels(1, ("3",))  # files only where nothing else is there
+    assert open_data(path, label="sketch").condition == Images(1, 2, 2)
     lines[3]["sketch"] = "nowhere.png"
     write(path, lines)
     assert isinstance(open_data(path).condition, Labels | Tokens | Table)

@@ -71,7 +71,8 @@ def read_images(
         raise Refusal("CFG-074", reason, way_out="write one, or leave it out: folders are classes")
     own = files if told is None else told.named(files)
     if told is not None:
-        survey.notes.append(f"{len(own)} of {len(files)} images have a line in {told.path.name}")
+        words = f"{len(own)} of {len(files)} images have a line in {told.path.name}"
+        survey.notes.append(f"{words}, whose columns are {', '.join(told.columns)}")
     rows, space, names = _read(path, own, survey, size, skip_bad)
     labels, label_names, given = meanings(names)
     raw = Raw(rows, space, survey, labels, label_names, given)

@@ -52,16 +52,24 @@ class Metadata:
         return own
 
     def chosen(self, wanted: str | None) -> tuple[str, ...]:
-        """The columns that ``wanted`` lists with commas between; else the captions, or all there are."""
+        """The columns that ``wanted`` lists with commas between; else the captions, or all that name no
+        files, or those files."""
         if wanted is None:
             captions = [name for name in CAPTIONS if name in self.columns]
-            return (captions[0],) if captions else self.columns
+            plain = [name for name in self.columns if not self._names_files(name)]
+            return tuple(captions[:1] or plain or self.columns[:1])
         names = tuple(name.strip() for name in wanted.split(","))
         for name in names:
             if name not in self.columns:
                 reason = f"{shown(self.path)} has no column {shown(name)}"
                 raise Refusal("DATA-037", reason, way_out=f"choose among {', '.join(self.columns)}")
         return names
+
+    def _names_files(self, column: str) -> bool:
+        """Whether every cell reads like the name of a file, as ``file_name`` does."""
+        endings = {PurePosixPath(name).suffix for name in self.cells}
+        cells = self.texts(column, list(self.cells))
+        return all(PurePosixPath(cell).suffix in endings - {""} for cell in cells)
 
     def texts(self, column: str, names: Sequence[str]) -> list[str]:
         """The cells of these images."""
