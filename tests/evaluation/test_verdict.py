@@ -62,7 +62,7 @@ def test_estimates_and_unnormalised_values_are_not_ranked():
 
 
 def test_likelihoods_given_labels_stand_apart():
-    given = [reading("bits per dimension given labels", 0.5, unit="bits/dim", kind=Kind.EXACT)]
+    given = [reading("bits per dimension given conditions", 0.5, unit="bits/dim", kind=Kind.EXACT)]
     found = told("density", a=bits(2.0, Kind.EXACT), b=given)
     assert found.best == ("a",)
     assert "Given the labels: Of the exact densities b is best" in found.text

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+GOES_BY = {"Labels": "labels", "Table": "attributes", "Tokens": "captions", "Images": "images"}
+"""What conditions of a space are called."""
+
 
 def register(app: typer.Typer) -> None:
     """Put this module's verbs on the command line."""
@@ -36,8 +39,9 @@ def models() -> None:
             kind = "implicit"
         spaces = " ".join(space.__name__ for space in entry.cls.spaces)
         able = " ".join(name.lower() for name in entry.capabilities)
-        labels = " | given labels" if entry.cls.conditions else ""
-        table.add_row(entry.family, entry.name, kind, spaces + labels, able, entry.summary)
+        told = " ".join(GOES_BY[space.__name__] for space in entry.cls.conditions)
+        given = f" | {told}" if told else ""
+        table.add_row(entry.family, entry.name, kind, spaces + given, able, entry.summary)
     console = Console()
     if not console.is_terminal:
         console.width = 160

@@ -18,7 +18,7 @@ from simulacra.spaces import Space, Tokens
 
 NATS, BITS = "negative log-likelihood", "bits per dimension"
 PERPLEXITY = "perplexity"
-GIVEN = " given labels"
+GIVEN = " given conditions"
 SHARE = 0.3
 
 MEANING = {
@@ -52,7 +52,7 @@ def _floor(case: Case, count: int) -> tuple[float, str] | None:
 class Likelihood(Measure):
     """Nats and bits of ``log_prob`` (n,), in nats; the interval is the normal one over the data.
 
-    ``given``: whether it is log p(x | label), which is read under names of its own. ``out_of``: how
+    ``given``: whether it is log p(x | condition), which is read under names of its own. ``out_of``: how
     many data there were to score. ``floor``: nats a datum that no model can get below, and what they are.
     ``partition``: what ``log_prob`` takes log Z from, where that is an estimate; its variance joins that
     of the data.
@@ -98,7 +98,7 @@ class Likelihood(Measure):
             Against.MIXED: ", partly a density, so it depends on the data's units",
         }[self.space.measure]
         part = "a random part" if self.out_of and len(log_prob) < self.out_of else "all"
-        how = f"mean of -log p(x{' | label' if self.given else ''}) over {part} of the "
+        how = f"mean of -log p(x{' | condition' if self.given else ''}) over {part} of the "
         how += f"{self.provenance.split} split"
         if self.floor is not None:
             how += f"; the floor is {self.floor[1]}, which no model can beat but by chance"
