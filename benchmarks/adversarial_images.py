@@ -21,9 +21,9 @@ from scipy.optimize import linear_sum_assignment
 from simulacra import shelf
 from simulacra.evaluation.diversity import mean_distances
 from simulacra.evaluation.networks import flat
-from simulacra.runs.conductor import train
 from simulacra.runs.judging import judge
 from simulacra.runs.recipe import Recipe
+from simulacra.runs.training import train
 
 CLASSIC = {"loss": "non-saturating", "regulariser": "none"}
 GANS: dict[str, tuple[str, bool, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulacra.data.open import open_data
     from simulacra.refusals import Refusal
-    from simulacra.runs.conductor import fit
+    from simulacra.runs.training import fit
     from simulacra.shelf import build, entries, from_pretrained, save_pretrained
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ _HOMES = {
     "Refusal": "simulacra.refusals",
     "build": "simulacra.shelf",
     "entries": "simulacra.shelf",
-    "fit": "simulacra.runs.conductor",
+    "fit": "simulacra.runs.training",
     "from_pretrained": "simulacra.shelf",
     "open_data": "simulacra.data.open",
     "save_pretrained": "simulacra.shelf",

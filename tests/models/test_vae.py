@@ -19,8 +19,8 @@ from simulacra.layers.heads import ColumnHead
 from simulacra.models.latent.vae import VAE, Config
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.refusals import Refusal
-from simulacra.runs.conductor import train
 from simulacra.runs.recipe import Recipe
+from simulacra.runs.training import train
 from simulacra.spaces import Column, Images, Labels, Table, Tokens, Vectors
 
 SPACES = [

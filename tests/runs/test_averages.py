@@ -15,8 +15,8 @@ from simulacra.optimisation import Optimiser
 from simulacra.refusals import Refusal
 from simulacra.runs import checkpoint, conductor, snapshots
 from simulacra.runs.averages import Lengths, best_of, table
-from simulacra.runs.conductor import resume, train
 from simulacra.runs.recipe import Recipe
+from simulacra.runs.training import resume, train
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import torch
 from simulacra import shelf
 from simulacra.data.open import open_data
 from simulacra.models.latent.vae import VAE
-from simulacra.runs.conductor import Run, resume, train
+from simulacra.runs.conductor import Run
 from simulacra.runs.recipe import Recipe
+from simulacra.runs.training import resume, train
 
 SCORE = "held-out squared error of rebuilding"
 

@@ -13,9 +13,9 @@ import pytest
 
 from simulacra import shelf
 from simulacra.refusals import Refusal
-from simulacra.runs.conductor import resume, train
 from simulacra.runs.recipe import Recipe
 from simulacra.runs.selfcheck import resume_is_exact
+from simulacra.runs.training import resume, train
 
 
 def test_a_stop_in_between_changes_no_bit(tmp_path):

@@ -73,11 +73,11 @@ def train(
 ) -> None:
     """Train one model on one data set, into a folder that every other verb can use."""
     from simulacra.cli.terminal import say, showing
-    from simulacra.runs import conductor
+    from simulacra.runs import training
 
     if resume is not None:
         with showing(resume.name) as show:
-            conductor.resume(resume, budget=budget, device=device, show=show)
+            training.resume(resume, budget=budget, device=device, show=show)
         say(f"finished: {resume}")
         return
     flags: dict[str, Any] = {
@@ -102,7 +102,7 @@ def train(
         return
     folder = out or next_folder(f"{wanted.model}-{Path(wanted.data).stem}")
     with showing(wanted.model) as show:
-        numbers = conductor.train(wanted, folder, device=device, save_every=save_every, show=show)
+        numbers = training.train(wanted, folder, device=device, save_every=save_every, show=show)
     say(
         f"{numbers['rounds']} rounds in {numbers['training_seconds']:.1f} s, {numbers['precision']}"
     )
