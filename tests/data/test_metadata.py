@@ -41,7 +41,7 @@ def write(path, lines, form="csv", name="metadata"):
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_captions_are_read_as_texts(tmp_path, form):
-    data = open_data(folder(tmp_path / "set", form=form))
+    data = open_data(folder(tmp_path / "set", form=form), conditional=True)
     assert data.condition == Tokens(13, len(set(" abdeghilnrtu")), " abdeghilnrtu")
     assert data.labels is None
     batch = data.everything().all()
@@ -72,17 +72,21 @@ def test_a_column_may_name_other_images(tmp_path):
         Image.fromarray(np.full((2, 2), 200 - index, np.uint8)).save(
             path / "sketches" / f"{index}.png"
         )
-    data = open_data(path)
+    data = open_data(path, conditional=True)
     assert data.condition == Images(1, 2, 2)
     batch = data.everything().all()
     assert len(batch) == 20  # sketches are no data of their own
     assert (batch.condition[:, 0, 0, 0].long() == 200 - batch.x[:, 0, 0, 0].long()).all()
     write(path, [line | {"size": "3"} for line in lines])
-    assert open_data(path).condition == Labels(1, ("3",))  # files only where nothing else is there
+    # Columns that name files are taken only where nothing else is there.
+    assert open_data(path, conditional=True).condition == Labels(1, ("3",))
     assert open_data(path, label="sketch").condition == Images(1, 2, 2)
-    lines[3]["sketch"] = "nowhere.png"
-    write(path, lines)
-    assert isinstance(open_data(path).condition, Labels | Tokens | Table)
+    (path / "sketches" / "3.png").unlink()
+    for cell in ("nowhere.png", ""):
+        lines[3]["sketch"] = cell
+        write(path, lines)
+        with pytest.raises(Refusal, match=r"3\.png' goes with .*, and there is no such image"):
+            open_data(path, label="sketch")
 
 
 def test_a_zip_gives_what_its_folder_gives(tmp_path):
@@ -90,31 +94,31 @@ def test_a_zip_gives_what_its_folder_gives(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for one in path.iterdir():
             archive.write(one, one.relative_to(tmp_path))
-    plain, packed = open_data(path), open_data(tmp_path / "set.zip")
+    plain, packed = (open_data(one, conditional=True) for one in (path, tmp_path / "set.zip"))
     assert packed.condition == plain.condition
     assert torch.equal(packed.train.all().condition, plain.train.all().condition)
 
 
 def test_captions_tell_data_apart(tmp_path):
-    first = open_data(folder(tmp_path / "a"))
+    first = open_data(folder(tmp_path / "a"), conditional=True)
     other = [line | {"text": "a blue thing"} for line in LINES]
-    second = open_data(folder(tmp_path / "b", other))
+    second = open_data(folder(tmp_path / "b", other), conditional=True)
     assert first.fingerprint != second.fingerprint
 
 
 def test_other_data_are_read_as_those_of_a_run(tmp_path):
-    data = open_data(folder(tmp_path / "a"))
+    data = open_data(folder(tmp_path / "a"), conditional=True)
     few = [line | {"text": "red"} for line in LINES]
     path = folder(tmp_path / "b", few)
-    again = open_data(path, like_condition=data.condition)
+    again = open_data(path, conditional=True, like_condition=data.condition)
     assert again.condition == data.condition
     assert texts(again.train.first(1).condition, data.condition) == ["red          "]
     write(path, [line | {"text": "a pink thing"} for line in LINES])
     with pytest.raises(Refusal, match="'kp', which the run has never seen"):
-        open_data(path, like_condition=data.condition)
+        open_data(path, conditional=True, like_condition=data.condition)
     write(path, [line | {"text": "a red red red thing"} for line in LINES])
     with pytest.raises(Refusal, match="of 19 characters"):
-        open_data(path, like_condition=data.condition)
+        open_data(path, conditional=True, like_condition=data.condition)
     labels = Labels(2, ("blue", "red"))
     with pytest.raises(Refusal, match="'green', which the run has never seen"):
         open_data(path, label="colour", like_condition=labels)
@@ -128,6 +132,8 @@ def test_other_data_are_read_as_those_of_a_run(tmp_path):
         ("file_name,text\nx.png,a", "names none of its"),
         ("file_name,text\n,a", "no file_name in line 2"),
         (b"\xff\xfe", "cannot be read"),
+        ("file_name,text\n0.png,a\n0.png,b", "more than one line"),
+        ("file_name,text\n0.png, \n1.png,", "is empty"),
         ("file_name,text\n0.png," + "x " * 149 + "xx", "a caption of 300 characters"),
     ],
 )
@@ -136,7 +142,8 @@ def test_broken_metadata_are_refused(tmp_path, content, said):
     content = content if isinstance(content, bytes) else content.encode()
     (path / "metadata.csv").write_bytes(content)
     with pytest.raises(Refusal, match=said):
-        open_data(path)
+        open_data(path, conditional=True, skip_bad=99)
+    assert open_data(path).condition is None  # which is nothing to those who ask for no conditions
 
 
 def test_a_label_of_a_folder_needs_metadata(tmp_path):
@@ -168,3 +175,59 @@ def test_no_digit_is_in_two_parts():
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
     assert not parts[1] & parts[2]
+
+
+def test_semicolons_and_line_separators_are_read(tmp_path):
+    path = folder(tmp_path / "set")
+    write(path, LINES)
+    (path / "metadata.csv").write_text((path / "metadata.csv").read_text().replace(",", ";"))
+    assert open_data(path, label="colour").labels.count == 3
+    (path / "metadata.csv").unlink()
+    write(path, [line | {"text": line["text"] + "\u2028."} for line in LINES], "jsonl")
+    assert "\u2028" in open_data(path, conditional=True).condition.alphabet
+
+
+def test_images_without_a_line_and_lines_without_an_image_are_named(tmp_path):
+    path = folder(tmp_path / "set")
+    write(path, LINES[:-2])
+    with pytest.raises(Refusal, match=r"has no line in metadata\.csv.*--skip-bad 2"):
+        open_data(path, conditional=True)
+    assert len(open_data(path, conditional=True, skip_bad=2).everything()) == 22
+    write(path, [*LINES, LINES[0] | {"file_name": "gone.png"}])
+    with pytest.raises(Refusal, match=r"'gone\.png'.*is not there"):
+        open_data(path, conditional=True)
+
+
+def test_names_are_the_same_however_accents_are_written(tmp_path):
+    lines = [line | {"file_name": f"e\u0301{i}.png"} for i, line in enumerate(LINES)]
+    path = folder(tmp_path / "set", lines)
+    write(path, [line | {"file_name": f"\u00e9{i}.png"} for i, line in enumerate(LINES)])
+    assert len(open_data(path, conditional=True).everything()) == 24
+
+
+def test_columns_are_named_once_each(tmp_path):
+    path = folder(tmp_path / "set")
+    for label in ("colour,colour", ","):
+        with pytest.raises(Refusal, match="each column once"):
+            open_data(path, label=label)
+    assert open_data(path, label="colour,").labels.count == 3
+
+
+def test_a_broken_attribute_is_named_by_its_image(tmp_path):
+    lines = [line | {"weight": "inf" if i == 7 else "1.5"} for i, line in enumerate(LINES)]
+    path = folder(tmp_path / "set", lines)
+    with pytest.raises(Refusal, match=r"row 7\.png.*not finite"):
+        open_data(path, label="weight,colour")
+
+
+def test_folders_that_are_classes_are_those_of_a_run(tmp_path):
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            pixels = np.full((4, 4), index + 10 * ord(name) % 200, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    run = Labels(3, ("a", "b", "c"))
+    data = open_data(tmp_path, like_condition=run)
+    assert data.condition == run
+    assert sorted(set(data.everything().all().condition.tolist())) == [1, 2]
+    assert open_data(tmp_path).condition == Labels(2, ("b", "c"))

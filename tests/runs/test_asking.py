@@ -7,12 +7,14 @@ from PIL import Image
 
 from simulacra import shelf
 from simulacra.cli.sampling import sample
+from simulacra.cli.using import score
 from simulacra.data.dataset import Dataset, Part
 from simulacra.data.open import open_data
 from simulacra.refusals import Refusal
 from simulacra.runs.asking import asked_for, parsed, worded
 from simulacra.runs.exhibits import asked_and_drawn
 from simulacra.runs.recipe import Recipe
+from simulacra.runs.training import fit, train
 from simulacra.runs.using import asked_of
 from simulacra.spaces import Column, Images, Labels, Table, Tokens
 
@@ -42,6 +44,11 @@ def test_words_and_conditions_are_each_others_inverse():
     assert worded(parsed("dog", WORDS), WORDS) == "dog"
     row = torch.tensor([[1.0, -3.25]])
     assert worded(row, ATTRIBUTES) == "colour=dark, blue, weight=-3.25"
+    assert torch.equal(parsed(worded(row, ATTRIBUTES), ATTRIBUTES), row)
+    gap = Table((Column("a", missing=True), Column("b", "category", ("=x", "y"))))
+    none = torch.tensor([[torch.nan, 0.0]])
+    assert worded(none, gap) == "a=, b==x"
+    assert torch.equal(parsed(worded(none, gap), gap).isnan(), none.isnan())
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,9 @@ def test_words_and_conditions_are_each_others_inverse():
         ("egg", CAPTIONS, "'eg', which the run has never seen"),
         ("colour=red", ATTRIBUTES, "says nothing of 'weight'"),
         ("colour=green,weight=1", ATTRIBUTES, "has never held 'green'"),
-        ("nowhere.png", Images(1, 4, 4), "no such file"),
+        ("nowhere.png", Images(1, 4, 4), "no image file"),
+        ("red", ATTRIBUTES, "--condition is 'red'"),
+        ("0", Labels(3, ("1", "2", "3")), "one of 1, 2, 3"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(text, space, said):
@@ -66,8 +75,14 @@ def test_an_image_is_asked_for_by_its_path(tmp_path):
     path = str(tmp_path / "x.png")
     assert (parsed(path, Images(1, 8, 8)) == 9).all()
     assert parsed(path, Images(1, 4, 4)).shape == (1, 1, 4, 4)
-    with pytest.raises(Refusal, match="same size and channels"):
-        parsed(path, Images(3, 8, 8))
+    coloured = parsed(path, Images(3, 8, 8))
+    assert coloured.shape == (1, 3, 8, 8)
+    assert (coloured == 9).all()
+    (tmp_path / "y.png").write_text("no picture")
+    with pytest.raises(Refusal, match="is not an image"):
+        parsed(str(tmp_path / "y.png"), Images(1, 8, 8))
+    with pytest.raises(Refusal, match="no image file"):
+        parsed(str(tmp_path), Images(1, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +150,45 @@ def test_a_page_shows_images_and_classes_that_were_asked_for():
         assert said in show.words
         unasked = shelf.build("ddpm", space, settings=settings).eval()
         assert asked_and_drawn(unasked, data, 0) is None
+
+
+def captioned(path, texts):
+    path.mkdir()
+    lines = ["file_name,text"]
+    for index, text in enumerate(texts):
+        pixels = np.full((8, 8), index, np.uint8)
+        Image.fromarray(pixels).save(path / f"{index}.png")
+        lines.append(f"{index}.png,{text}")
+    (path / "metadata.csv").write_text("\n".join(lines))
+    return path
+
+
+def test_what_data_go_with_has_to_be_what_the_run_goes_by(tmp_path):
+    """Other data, and its own that have changed since, are refused in one line by every verb."""
+    words = ["a red one", "a blue two"] * 10
+    own = captioned(tmp_path / "own", words)
+    settings = {"channels": 8, "blocks": 1, "num_inference_steps": 2, "bound_steps": 2}
+    recipe = Recipe(
+        "ddpm", str(own), conditional=True, budget="2steps", batch_size=8, settings=settings
+    )
+    train(recipe, tmp_path / "run", device="cpu")
+    score(tmp_path / "run", out=tmp_path / "scores.csv")
+    other = captioned(tmp_path / "other", ["a blue one"] * 20)
+    score(tmp_path / "run", str(other), out=tmp_path / "scores.csv")
+    (other / "metadata.csv").unlink()
+    with pytest.raises(Refusal, match="go with nothing"):
+        score(tmp_path / "run", str(other), out=tmp_path / "scores.csv")
+    (own / "metadata.csv").write_text((own / "metadata.csv").read_text().replace("two", "six"))
+    for verb in (score, sample):
+        with pytest.raises(Refusal, match=r"are not those that|cannot be read"):
+            verb(tmp_path / "run", out=tmp_path / "x.npy")
+    sample(tmp_path / "run", num_samples=2, condition="a red two", out=tmp_path / "x.npy")
+
+
+def test_a_model_fitted_in_python_knows_how_its_data_were_read(tmp_path):
+    data = open_data(captioned(tmp_path / "own", ["a b", "b a"] * 10), conditional=True)
+    settings = {"channels": 8, "blocks": 1, "num_inference_steps": 2, "batch_size": 8}
+    model = shelf.build("ddpm", data.space, settings=settings, condition=data.condition)
+    fit(model, data, budget="2steps", folder=tmp_path / "run")
+    sample(tmp_path / "run", num_samples=2, out=tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (2, 1, 8, 8)

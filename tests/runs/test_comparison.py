@@ -96,9 +96,11 @@ def test_another_plan_in_the_same_folder_is_refused(compared):
 def test_a_model_that_fails_leaves_the_others_and_is_named(tmp_path, monkeypatch):
     real = comparison._train
 
-    def failing(plan, model, out, device):
+    def failing(plan, model, data, out, device):
         return (
-            "training ended with exit code 80" if model == "vae" else real(plan, model, out, device)
+            "training ended with exit code 80"
+            if model == "vae"
+            else real(plan, model, data, out, device)
         )
 
     monkeypatch.setattr(comparison, "_train", failing)

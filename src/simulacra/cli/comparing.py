@@ -35,12 +35,15 @@ def compare(
     view: Annotated[str, typer.Option(help="8bit, binary or dynamic.")] = "8bit",
     size: Annotated[int | None, typer.Option(help="Resize images to this square.")] = None,
     conditional: Annotated[
-        bool, typer.Option(help="Condition the models that can be on the labels.")
+        bool, typer.Option(help="Condition the models that can be on what the data go with.")
     ] = False,
     num_samples: Annotated[int, typer.Option(help="Samples of each model to judge.")] = 1000,
     skip_bad: Annotated[int, typer.Option(help="Leave out at most so many broken files.")] = 0,
     label: Annotated[
-        str | None, typer.Option(help="The column of a table that holds the labels.")
+        str | None,
+        typer.Option(
+            help="The column of a table with the labels; of metadata.csv, what images go with."
+        ),
     ] = None,
     features: Annotated[
         Path | None,

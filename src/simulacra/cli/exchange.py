@@ -48,20 +48,31 @@ def steered(
     return shelf.from_pretrained(run, settings=told) if told else model
 
 
-def part_of(run: Path, data: str | None, model: Any) -> Any:
-    """The data to use: those the user names, or the test part of the run's own."""
-    from simulacra import shelf
-    from simulacra.runs.recipe import Recipe
+def part_of(run: Path, data: str | None, model: Any, *, told: bool = True) -> Any:
+    """The data to use: those the user names, or the test part of the run's own.
 
-    recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
+    ``told``: whether a conditional model needs to hear what each datum goes with.
+    """
+    from simulacra import shelf
+    from simulacra.runs.recipe import Recipe, own_data
+
     if data is None:
-        return recipe.open_data().test
+        return own_data(run).test
+    recipe = Recipe.from_json(shelf.read_card(run)["recipe"])
     opened = recipe.open_as(data, like=model.space, like_condition=model.condition_space)
     if opened.space != model.space:
         raise Refusal(
             "DATA-002",
             f"{shown(data)} holds {opened.space}, and the run was trained on {model.space}",
             way_out="give data of the same kind, or train on these",
+        )
+    wanted = model.condition_space
+    if told and wanted is not None and opened.condition != wanted:
+        found = "nothing" if opened.condition is None else str(opened.condition)
+        raise Refusal(
+            "DATA-002",
+            f"the data of {shown(data)} go with {found}, and those of the run with {wanted}",
+            way_out="say what each goes with as the run's own data do: by folder, or in metadata.csv",
         )
     return opened.everything()
 

@@ -54,11 +54,17 @@ def check(
         int | None,
         typer.Option(help="The side of images, the length of windows of sound and of text."),
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of a table with the labels; of metadata.csv, what images go with."
+        ),
+    ] = None,
 ) -> None:
     """Say what is in there, what is broken, and what would be done with it."""
     from simulacra.data.check import check as look
 
-    for line in look(what, size=size).lines():
+    for line in look(what, size=size, label=label).lines():
         typer.echo(line)
 
 

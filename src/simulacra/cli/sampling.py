@@ -153,7 +153,7 @@ def _vary(
     from simulacra.runs.using import beside
 
     variator = require_capability(model, Variator, to="start from given data")
-    batch = part_of(run, data, model).first(count)
+    batch = part_of(run, data, model, told=condition is None).first(count)
     asked = asked_for(run, model, condition, len(batch))
     if condition is None and model.condition_space is not None:
         asked = batch.condition

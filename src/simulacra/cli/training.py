@@ -42,7 +42,9 @@ def train(
         int | None,
         typer.Option(help="The side of images, the length of windows of sound and of text."),
     ] = None,
-    conditional: Annotated[bool, typer.Option(help="Condition the model on the labels.")] = False,
+    conditional: Annotated[
+        bool, typer.Option(help="Condition the model on labels, captions, attributes or images.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run. [0]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a batch.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. [auto]")] = None,
@@ -61,7 +63,10 @@ def train(
         int | None, typer.Option(help="Leave out at most so many broken files.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="The column of a table that holds the labels.")
+        str | None,
+        typer.Option(
+            help="The column of a table with the labels; of metadata.csv, what images go with."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the model: name=value.")

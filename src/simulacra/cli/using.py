@@ -193,6 +193,7 @@ def complete(
     import torch
 
     from simulacra.contract import Completer, require_capability
+    from simulacra.evaluation.rebuilding import completed
     from simulacra.runs.pictures import columns_of
     from simulacra.runs.using import beside, half_known, named_columns
     from simulacra.spaces import Table
@@ -204,12 +205,9 @@ def complete(
         mask = named_columns(known, batch.x, model.space)
     else:
         mask = half_known(batch.x, known, seed)
-    filled = completer.complete(
-        batch.x,
-        mask,
-        condition=batch.condition if model.condition_space is not None else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    given = batch.condition if model.condition_space is not None else None
+    stream = torch.Generator().manual_seed(seed)
+    filled = completed(completer, batch.x, mask, given, stream)
     typer.echo(
         keep(
             beside(batch.x, filled, columns_of(model.space)),

@@ -61,10 +61,10 @@ class Findings:
             yield f"  needs       --skip-bad {len(self.survey.bad)}"
 
 
-def check(what: str | Path, *, size: int | None = None) -> Findings:
+def check(what: str | Path, *, size: int | None = None, label: str | None = None) -> Findings:
     """Look at all of ``what``; only a path that is not there, or holds nothing, is refused."""
     try:
-        raw = read(what, size=size, skip_bad=EVERYTHING)
+        raw = read(what, size=size, skip_bad=EVERYTHING, label=label)
     except Refusal as refusal:
         path = Path(what)
         if not path.exists() or refusal.code in ("DATA-012", "DATA-013"):

@@ -82,7 +82,7 @@ class Dataset:
     """A space and the three parts of one set of data; ``source`` says in words where it came from.
 
     ``condition`` is the space of what each datum goes with. ``truth``: the distribution that the data are
-    drawn from, where it is known.
+    drawn from, where it is known. ``options``: what ``open_data`` was told, to open them again.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Dataset:
     fingerprint: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     truth: RoundMixture | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> Labels | None:

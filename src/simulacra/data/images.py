@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from simulacra.data.dataset import Rows
 from simulacra.data.metadata import NAMES, Conditions, Metadata, conditions_of, metadata_of
 from simulacra.data.raw import Raw, Survey, kept, room
-from simulacra.data.sources import File, listed, meanings
+from simulacra.data.sources import File, beside, listed, meanings
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space
 
@@ -56,31 +57,37 @@ def read_images(
     *,
     size: int | None = None,
     skip_bad: int = 0,
+    conditional: bool = False,
     label: str | None = None,
     like: Space | None = None,
 ) -> Raw:
     """The images of a folder (at any depth), a zip or one file, and what each goes with.
 
-    That is its folder's name, or what metadata.csv says; ``label``: which columns of it. ``like``: the
-    space of conditions of a trained model.
+    That is its folder's name or, if one is asked for by ``conditional`` or by the names of its columns,
+    ``label``, what metadata.csv says. ``like``: the space of conditions of a trained model.
     """
     files, survey = listed(path, ENDINGS, "images")
-    told = metadata_of(path)
+    told = metadata_of(path) if conditional or label is not None else None
     if told is None and label is not None:
         reason = f"--label names a column, and {shown(path)} has no {NAMES[0]}"
         raise Refusal("CFG-074", reason, way_out="write one, or leave it out: folders are classes")
-    own = files if told is None else told.named(files)
+    if told is None and beside(path, NAMES):
+        survey.notes.append(f"{NAMES[0]} beside images is read with --conditional or --label")
+    own = files if told is None else told.named(files, survey)
     if told is not None:
         words = f"{len(own)} of {len(files)} images have a line in {told.path.name}"
         survey.notes.append(f"{words}, whose columns are {', '.join(told.columns)}")
     rows, space, names = _read(path, own, survey, size, skip_bad)
     labels, label_names, given = meanings(names)
+    if labels is not None and isinstance(like, Labels) and set(label_names) <= set(like.names):
+        code = torch.tensor([like.names.index(name) for name in label_names])
+        labels, label_names = code[labels], like.names
     raw = Raw(rows, space, survey, labels, label_names, given)
     return raw if told is None else _with_conditions(raw, told, label, names, files, size, like)
 
 
 def _read(
-    path: Path, files: list[File], survey: Survey, size: int | None, skip_bad: int
+    path: Path, files: list[File], survey: Survey, size: int | None, skip_bad: int | None
 ) -> tuple[Rows, Images, list[str]]:
     """Images of one size as rows of one space, and the names of those that could be read."""
     headers = _scanned(files, survey)
@@ -120,13 +127,28 @@ def _with_conditions(
     columns = told.chosen(label)
     pictures = told.images(columns[0], names, files) if len(columns) == 1 else None
     if pictures is not None:
-        rows, space, _ = _read(told.path, pictures, Survey("images"), size, 0)
+        rows, space, _ = _read(told.path, pictures, Survey("images"), size, None)
         found = Conditions(torch.as_tensor(np.asarray(rows)), space)
     else:
         found = conditions_of(told, columns, names, like)
+    raw = replace(raw, source=raw.source | {"columns": ",".join(columns)})
     if isinstance(found.space, Labels):
         return replace(raw, labels=found.rows, label_names=found.space.names)
     return replace(raw, conditions=found.rows, condition_space=found.space)
+
+
+def read_one(path: Path, space: Images) -> Tensor:
+    """One image as an element of ``space``, (1, *shape): in its channels, scaled and cut to its size."""
+    if not path.is_file() or path.suffix.lower() not in ENDINGS:
+        reason = f"{shown(path)} is no image file"
+        raise Refusal("DATA-012", reason, way_out="give the path of one that is there")
+    file = File(path.name, path.read_bytes)
+    try:
+        _header(file)
+        pixels = _pixels(file, space.channels, space.levels > 256, (space.height, space.width))
+    except _Broken as broken:
+        raise Refusal("DATA-010", f"{shown(path)} {broken}", way_out="mend it") from broken
+    return torch.from_numpy(pixels.astype(np.int32)).to(space.dtype)[None]
 
 
 def survey_images(path: Path) -> Survey:

@@ -2,7 +2,7 @@
 
 The column file_name says which image a line is of, counted from the file's own folder; the other columns
 are what the image goes with, a caption, a class, attributes or another image. It is the form that
-Hugging Face's image folders have, so theirs can be taken as they are.
+Hugging Face's image folders have, but for their metadata.parquet. It is read only where it is asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 
 from simulacra.data import tables
-from simulacra.data.raw import named_labels
+from simulacra.data.raw import Survey, named_labels
 from simulacra.data.sources import File, beside
-from simulacra.data.text import encoded
+from simulacra.data.text import MOST_CHARACTERS, encoded
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Labels, Space, Tokens
 
@@ -43,12 +44,23 @@ class Metadata:
     columns: tuple[str, ...]
     cells: dict[str, dict[str, str]]
 
-    def named(self, files: Sequence[File]) -> list[File]:
-        """The images that have a line."""
-        own = [file for file in files if file.name in self.cells]
+    def named(self, files: Sequence[File], survey: Survey) -> list[File]:
+        """The images that have a line; broken are those that have none, and are in no line either."""
+        own = [file for file in files if _plain(file.name) in self.cells]
         if not own:
             reason = f"the {KEY} of {shown(self.path)} names none of its {len(files)} images"
             raise Refusal("DATA-045", reason, way_out="write names as they stand beside it")
+        there = {_plain(file.name) for file in files}
+        for name in self.cells:
+            if name not in there:
+                survey.bad.append((name, f"has a line in {self.path.name}, and is not there"))
+        known = {
+            self._file(name, text) for name in self.cells for text in self.cells[name].values()
+        }
+        for file in files:
+            name = _plain(file.name)
+            if name not in self.cells and name not in known:
+                survey.bad.append((file.name, f"has no line in {self.path.name}"))
         return own
 
     def chosen(self, wanted: str | None) -> tuple[str, ...]:
@@ -58,7 +70,10 @@ class Metadata:
             captions = [name for name in CAPTIONS if name in self.columns]
             plain = [name for name in self.columns if not self._names_files(name)]
             return tuple(captions[:1] or plain or self.columns[:1])
-        names = tuple(name.strip() for name in wanted.split(","))
+        names = tuple(name.strip() for name in wanted.split(",") if name.strip())
+        if not names or len(set(names)) < len(names):
+            reason = f"--label is {shown(wanted)}"
+            raise Refusal("CFG-260", reason, way_out="name each column once, with commas between")
         for name in names:
             if name not in self.columns:
                 reason = f"{shown(self.path)} has no column {shown(name)}"
@@ -73,18 +88,28 @@ class Metadata:
 
     def texts(self, column: str, names: Sequence[str]) -> list[str]:
         """The cells of these images."""
-        return [self.cells[name].get(column, "").strip() for name in names]
+        return [self.cells[_plain(name)].get(column, "").strip() for name in names]
 
     def images(self, column: str, names: Sequence[str], files: Sequence[File]) -> list[File] | None:
-        """The images that a column names, one for each of these; None where it holds something else."""
-        known = {file.name: file for file in files}
-        found = []
-        for name, text in zip(names, self.texts(column, names), strict=True):
-            file = known.get(_within(PurePosixPath(self.cells[name][_FOLDER]), text))
+        """The images that a column names, one for each of these; None where it names none."""
+        known = {_plain(file.name): file for file in files}
+        texts = self.texts(column, names)
+        found = [
+            known.get(self._file(_plain(name), text))
+            for name, text in zip(names, texts, strict=True)
+        ]
+        if not any(found):
+            return None
+        for name, text, file in zip(names, texts, found, strict=True):
             if file is None:
-                return None
-            found.append(file)
-        return found
+                reason = f"{shown(name)} goes with {shown(text)} in {shown(self.path)}"
+                reason += ", and there is no such image"
+                raise Refusal("DATA-049", reason, way_out="mend its line, or take it out")
+        return [file for file in found if file is not None]
+
+    def _file(self, name: str, text: str) -> str:
+        """The name inside the source of a file that a cell of this image's line names."""
+        return _within(PurePosixPath(self.cells[name][_FOLDER]), text)
 
 
 _FOLDER = "\0folder"
@@ -106,7 +131,11 @@ def metadata_of(path: Path) -> Metadata | None:
                 raise Refusal("DATA-046", reason, way_out=f"give every line a {KEY}")
             columns += [one for one in row if one not in columns]
             told = {one: "" if value is None else str(value) for one, value in row.items()}
-            cells[_within(folder, name)] = told | {_FOLDER: folder.as_posix()}
+            place = _within(folder, name)
+            if place in cells:
+                reason = f"{shown(name)} has more than one line in {shown(path)}"
+                raise Refusal("DATA-046", reason, way_out=f"give every {KEY} one line")
+            cells[place] = told | {_FOLDER: folder.as_posix()}
     if not columns:
         reason = f"{shown(found[0].name)} in {shown(path)} has no column but {KEY}"
         raise Refusal("DATA-046", reason, way_out="add a column, such as text")
@@ -114,7 +143,12 @@ def metadata_of(path: Path) -> Metadata | None:
 
 
 def _within(folder: PurePosixPath, name: str) -> str:
-    return (folder / name.replace("\\", "/")).as_posix().removeprefix("./")
+    return _plain((folder / name.replace("\\", "/")).as_posix().removeprefix("./"))
+
+
+def _plain(name: str) -> str:
+    """A name in one spelling: some systems write an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _rows(file: File, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -122,14 +156,15 @@ def _rows(file: File, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text = file.read().decode("utf-8-sig")
         if file.name.endswith(".csv"):
-            for line, row in enumerate(
-                csv.DictReader(io.StringIO(text, newline=""), strict=True), 2
-            ):
+            header = text.partition("\n")[0]
+            delimiter = max(",;\t", key=lambda one: (header.count(one), one == ","))
+            rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+            for row in rows:
                 if None in row or None in row.values():
-                    raise ValueError(f"line {line} has not as many cells as there are columns")
-                yield line, row
+                    raise ValueError(f"line {rows.line_num} has not as many cells as columns")
+                yield rows.line_num, row
         else:
-            for line, content in enumerate(text.splitlines(), 1):
+            for line, content in enumerate(text.split("\n"), 1):
                 if content.strip():
                     row = json.loads(content)
                     if not isinstance(row, dict):
@@ -152,6 +187,10 @@ def conditions_of(
     told: Metadata, columns: tuple[str, ...], names: Sequence[str], like: Space | None
 ) -> Conditions:
     """Columns of texts as classes, captions, or rows of attributes; as ``like``, where it is given."""
+    for column in columns:
+        if not any(told.texts(column, names)):
+            reason = f"the column {shown(column)} of {shown(told.path)} is empty"
+            raise Refusal("DATA-046", reason, way_out="choose another with --label")
     if isinstance(like, Labels) or (like is None and _is_of_classes(told, columns, names)):
         return _classes(told, columns[0], names, like)
     if isinstance(like, Tokens) or (like is None and _is_of_captions(told, columns, names)):
@@ -160,7 +199,7 @@ def conditions_of(
         assert isinstance(space, Tokens)
         return Conditions(encoded(texts, space, told.path), space)
     each = [told.texts(column, names) for column in columns]
-    lines = list(enumerate(zip(*each, strict=True), 1))
+    lines = list(zip(names, zip(*each, strict=True), strict=True))
     raw = tables.read_rows(told.path, columns, lambda: iter(lines), like=like)
     return Conditions(torch.as_tensor(raw.rows), raw.space)
 
@@ -199,4 +238,7 @@ def caption_space(texts: Sequence[str], what: object) -> Tokens:
         reason = f"{shown(what)} has a caption of {len(longest)} characters"
         raise Refusal("DATA-048", reason, way_out=f"shorten captions to {MOST_CAPTION}")
     alphabet = "".join(sorted(set("".join(texts)) | {" "}))
+    if len(alphabet) > MOST_CHARACTERS:
+        reason = f"the captions of {shown(what)} have {len(alphabet)} different characters"
+        raise Refusal("DATA-048", reason, way_out=f"write them in at most {MOST_CHARACTERS}")
     return Tokens(max(1, len(longest)), len(alphabet), alphabet)

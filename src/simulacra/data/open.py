@@ -25,6 +25,7 @@ def open_data(
     size: int | None = None,
     skip_bad: int = 0,
     seed: int = 0,
+    conditional: bool = False,
     label: str | None = None,
     like: Space | None = None,
     like_condition: Space | None = None,
@@ -38,14 +39,22 @@ def open_data(
     each pixel at every epoch. ``size``: the side of images, or the length of pieces of text and of
     windows of sound. ``skip_bad``: leave out at most so many broken data.
     ``label``: the column of a table that holds the labels, or the columns of metadata.csv, with commas
-    between, that images go with. ``like``: the space of a trained model, whose columns a table is read
-    as, and whose characters a text; ``like_condition``: that of its conditions.
+    between, that images go with; ``conditional`` takes its captions, or all columns. ``like``: the
+    space of a trained model, whose columns a table is read as, and whose characters a text;
+    ``like_condition``: that of its conditions.
     """
     raw = read(
-        what, size=size, skip_bad=skip_bad, label=label, like=like, like_condition=like_condition
+        what,
+        size=size,
+        skip_bad=skip_bad,
+        conditional=conditional,
+        label=label,
+        like=like,
+        like_condition=like_condition,
     )
     views.require_view(view, raw)
-    return assembled(_name(what), raw, view=view, seed=seed)
+    options = {"data": str(what), "view": view, "size": size, "skip_bad": skip_bad, "label": label}
+    return replace(assembled(_name(what), raw, view=view, seed=seed), options=options)
 
 
 def read(
@@ -53,6 +62,7 @@ def read(
     *,
     size: int | None = None,
     skip_bad: int = 0,
+    conditional: bool = False,
     label: str | None = None,
     like: Space | None = None,
     like_condition: Space | None = None,
@@ -79,7 +89,12 @@ def read(
         return sounds.read_sounds(path, length=size, skip_bad=skip_bad)
     if images.is_images(path):
         return images.read_images(
-            path, size=size, skip_bad=skip_bad, label=label, like=like_condition
+            path,
+            size=size,
+            skip_bad=skip_bad,
+            conditional=conditional,
+            label=label,
+            like=like_condition,
         )
     if arrays.is_array(path):
         raw = arrays.read_array(path)

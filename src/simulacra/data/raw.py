@@ -37,17 +37,16 @@ class Survey:
     ignored: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def require_few_bad(self, what: object, skip_bad: int, *, one: str = "file") -> None:
-        """Refuse when more data are broken than the user said may be left out."""
-        if len(self.bad) <= skip_bad:
+    def require_few_bad(self, what: object, skip_bad: int | None, *, one: str = "file") -> None:
+        """Refuse when more data are broken than the user said may be left out; None: nothing may be."""
+        if len(self.bad) <= (skip_bad or 0):
             return
         name, reason = self.bad[0]
         more = f" (and {len(self.bad) - 1} more)" if len(self.bad) > 1 else ""
-        raise Refusal(
-            "DATA-010",
-            f"{shown(name)} in {shown(what)} {reason}{more}",
-            way_out=f"mend or remove the {one}, or leave such out with --skip-bad {len(self.bad)}",
-        )
+        way_out = f"mend or remove the {one}"
+        if skip_bad is not None:
+            way_out += f", or leave such out with --skip-bad {len(self.bad)}"
+        raise Refusal("DATA-010", f"{shown(name)} in {shown(what)} {reason}{more}", way_out=way_out)
 
 
 @dataclass

@@ -27,8 +27,10 @@ def split(raw: Raw, seed: int, held_out: float = HELD_OUT) -> tuple[Index, str, 
     """
     digests = list(raw.digests())
     told, _ = raw.told
-    conditions = b"" if told is None else told.numpy().tobytes()
-    fingerprint = hashlib.sha256(b"".join(digests) + conditions).hexdigest()
+    content = hashlib.sha256(b"".join(digests))
+    for part in () if told is None else told.split(1024):
+        content.update(part.numpy().tobytes())
+    fingerprint = content.hexdigest()
     salt = seed.to_bytes(8, "little", signed=True)
     keys = [hashlib.blake2b(one, digest_size=16, salt=salt).digest() for one in digests]
     order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -34,8 +34,8 @@ MOST_NAMED = 30
 MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
 
 Cells = Sequence[Any]
-Read = Callable[[], Iterator[tuple[int, Cells]]]
-"""Rows with their number in the file, from its start at each call."""
+Read = Callable[[], Iterator[tuple[int | str, Cells]]]
+"""Rows with their number in the file, or their name, from its start at each call."""
 
 
 def is_table(path: Path) -> bool:
@@ -96,7 +96,7 @@ def read_table(
     if like is not None:
         kept_cells = [index for index, name in enumerate(names) if name != label]
 
-        def without() -> Iterator[tuple[int, Cells]]:
+        def without() -> Iterator[tuple[int | str, Cells]]:
             for number, cells in read():
                 whole = len(cells) == len(names)
                 yield number, [cells[index] for index in kept_cells] if whole else ()
@@ -143,7 +143,7 @@ def is_numeric(cells: Iterable[Any]) -> bool:
 
 def read_rows(path: Path, names: tuple[str, ...], read: Read, *, like: Space | None = None) -> Raw:
     """Rows that were found elsewhere, as those of a table; ``like``: a run's own columns."""
-    return _read(path, names, read, like if isinstance(like, Table) else None, 0)
+    return _read(path, names, read, like if isinstance(like, Table) else None, None)
 
 
 def _surveyed(
@@ -174,7 +174,9 @@ def _surveyed(
     return count, like.columns
 
 
-def _read(path: Path, names: tuple[str, ...], read: Read, like: Table | None, skip_bad: int) -> Raw:
+def _read(
+    path: Path, names: tuple[str, ...], read: Read, like: Table | None, skip_bad: int | None
+) -> Raw:
     survey = Survey("table")
     width = len(names)
     count, columns = _surveyed(path, names, read, like)

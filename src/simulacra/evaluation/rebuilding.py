@@ -22,6 +22,7 @@ from simulacra.probability.noise import mixed
 from simulacra.spaces import Images, Series, Space, Vectors
 
 RECONSTRUCTION, COMPLETION = "reconstruction error", "completion error"
+COMPLETED_AT_ONCE = 16
 MOST_COMPLETED, SHARE = 100, 0.1
 """Data that are completed; the share of the budget that rebuilding may take."""
 
@@ -116,6 +117,24 @@ class Reconstruction(_Errors):
         return measure.update(errors=errors, control=away.square().sum(1)).compute()
 
 
+def completed(
+    model: Completer,
+    x: Tensor,
+    known: Tensor,
+    condition: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Completions of x (n, *shape), so many at a time that what slopes need stays small."""
+    parts = []
+    for start in range(0, len(x), COMPLETED_AT_ONCE):
+        rows = slice(start, start + COMPLETED_AT_ONCE)
+        given = None if condition is None else condition[rows]
+        with torch.no_grad():
+            filled = model.complete(x[rows], known[rows], condition=given, generator=generator)
+        parts.append(filled.cpu())
+    return torch.cat(parts)
+
+
 class Completion(_Errors):
     """Errors of the lower half of test images, filled in from the upper half."""
 
@@ -142,8 +161,7 @@ class Completion(_Errors):
         if case.conditional and case.test.condition is not None:
             given = case.test.condition[:MOST_COMPLETED]
         generator = torch.Generator().manual_seed(mixed(case.seed, 96))
-        with torch.no_grad():
-            filled = case.model.complete(x, known, condition=given, generator=generator).cpu()
+        filled = completed(case.model, x, known, given, generator)
         mean = unit_scale(case.train.x, case.space).mean(0)
         guess = torch.where(known, unit_scale(x, case.space), mean)
         errors = cls(Provenance(seed=case.seed), space=case.space)

@@ -10,9 +10,12 @@ from simulacra.games import Batch, Clock, Rewrite, Stage
 from simulacra.layers.conditions import ConditionDoor
 from simulacra.probability.noise import Noise
 
+LOOKED_AT = 32
+"""Batches that tell the spread of numbers."""
+
 
 def condition_stages(door: ConditionDoor) -> list[Stage]:
-    """One round over all the data, where there are numbers to standardise; else nothing."""
+    """A round of a few batches, where there are numbers to standardise; else nothing."""
     if not door.learns:
         return []
 
@@ -21,4 +24,4 @@ def condition_stages(door: ConditionDoor) -> list[Stage]:
         door.fit(torch.cat(told))
         return {}
 
-    return [Stage([Rewrite("standardise conditions", standardise, sweep=True)], rounds=1)]
+    return [Stage([Rewrite("standardise conditions", standardise, batches=LOOKED_AT)], rounds=1)]

@@ -41,7 +41,8 @@ class GaussianDiffusion(nn.Module):
 
     @abstractmethod
     def _origin(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess:
-        """The guess of x_0, not cut to the data's range; ``classes`` (n, count) or None."""
+        """The guess of x_0, not cut to the data's range; ``context`` is what a ``ConditionDoor`` tells,
+        or None."""
 
     @abstractmethod
     def _path(self, count: int, spacing: Spacing) -> list[Level]:

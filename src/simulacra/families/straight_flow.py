@@ -83,6 +83,8 @@ class StraightFlow(StandardDoor):
         start, field = noised(real, level(path[0]), noise), self._field(condition, len(x))
         return self.door.leave(solved(field, start, path, self.config.sampler))
 
+    # Guesses are asked for slopes, which nothing from inference mode may carry.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def complete(
         self,

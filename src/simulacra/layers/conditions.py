@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.attention import AttentionLayer, attended
-from simulacra.layers.front_door import as_device, centred, drawn_labels, one_hot_labels
+from simulacra.layers.front_door import UNTOLD, as_device, centred, drawn_labels, one_hot_labels
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens
 
@@ -49,7 +49,8 @@ class ConditionDoor(nn.Module):
             return one_hot_labels(condition, space, rows)
         condition = _required(condition, space, rows)
         if isinstance(space, Tokens):
-            return functional.one_hot(condition.long(), space.vocabulary).float()
+            told = torch.zeros(*condition.shape, space.vocabulary, device=condition.device)
+            return told.scatter_(2, condition.long().unsqueeze(2), 1.0)
         if isinstance(space, Images):
             return functional.pad(centred(condition, space.levels), (0, 0, 0, 0, 0, 1), value=1.0)
         assert isinstance(space, Table)
@@ -98,7 +99,7 @@ def _required(condition: Tensor | None, space: Space, rows: int) -> Tensor:
     """The conditions, if there is one for each row."""
     if condition is None:
         reason = f"the model goes by {space}, and was given none"
-        raise Refusal("CFG-237", reason, way_out="give one for each datum: condition=, --condition")
+        raise Refusal("CFG-237", reason, way_out=UNTOLD)
     if len(condition) != rows:
         raise ValueError(f"{rows} rows need {rows} conditions, got {len(condition)}")
     return condition

@@ -91,7 +91,8 @@ class Way:
 
 
 class Origin(Protocol):
-    """A model's own guess of x_0, not cut to the data's range; ``classes`` (n, count) or None."""
+    """A model's own guess of x_0, not cut to the data's range; ``context`` is what a ``ConditionDoor``
+    tells, or None."""
 
     def __call__(self, x: Tensor, at: Scales, context: Tensor | None) -> Guess: ...
 
@@ -192,6 +193,8 @@ class Reverse:
         """Where trajectories end."""
         return last(self.trajectory(rows, condition, generator, way))
 
+    # Guesses are asked for slopes, which nothing from inference mode may carry.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def complete(
         self,

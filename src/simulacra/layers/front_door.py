@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Space, Table
 
+UNTOLD = "give one for each datum: `condition=`, or data that say what they go with"
+"""The way out where a conditional model was given no condition."""
+
 
 def centred(x: Tensor, levels: int) -> Tensor:
     """Integers 0..levels-1 as float32 in [-1, 1]."""
@@ -24,7 +27,8 @@ def one_hot_labels(condition: Tensor | None, labels: Labels | None, rows: int) -
     if labels is None:
         return None
     if condition is None:
-        raise ValueError("a conditional model needs a condition for every row")
+        reason = f"the model goes by {labels}, and was given none"
+        raise Refusal("CFG-237", reason, way_out=UNTOLD)
     if len(condition) != rows:
         raise ValueError(f"{rows} rows need {rows} conditions, got {len(condition)}")
     return nn.functional.one_hot(condition.long(), labels.count).float()

@@ -71,7 +71,7 @@ class VelocityNet(nn.Module):
         return straight_paths.origin(self.told(x, t, context), x, t)
 
     def field(self, context: Tensor | None = None, guidance: float = 0.0) -> Field:
-        """v as a function of x and one time; ``guidance`` w goes beyond the class's own velocity,
+        """v as a function of x and one time; ``guidance`` w goes beyond the velocity given a condition,
         v(x|y) + w (v(x|y) - v(x)) (Ho & Salimans 2022, eq. 6)."""
 
         def at(x: Tensor, time: float) -> Tensor:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simulacra import shelf
-from simulacra.data.images import read_images
+from simulacra.data.images import read_one
 from simulacra.data.text import encoded, texts
-from simulacra.data.views import resized
 from simulacra.refusals import Refusal, shown
-from simulacra.runs.recipe import Recipe
-from simulacra.runs.using import given_columns, table_lines
-from simulacra.spaces import Images, Labels, Space, Table, Tokens
+from simulacra.runs.recipe import own_data
+from simulacra.runs.using import given_columns
+from simulacra.spaces import Column, Images, Labels, Space, Table, Tokens
 
 
 def asked_for(run: Path, model: Any, text: str | None, count: int) -> Tensor | None:
@@ -34,7 +33,11 @@ def asked_for(run: Path, model: Any, text: str | None, count: int) -> Tensor | N
         return one.expand(count, *one.shape[1:])
     if space is None or isinstance(space, Labels):
         return None
-    told = Recipe.from_json(shelf.read_card(run)["recipe"]).open_data().test.first(count).condition
+    try:
+        told = own_data(run).test.first(count).condition
+    except Refusal as gone:
+        reason = f"the run goes by {space}, and its own data cannot be read ({gone.reason})"
+        raise Refusal("CFG-237", reason, way_out="say what to draw with --condition") from gone
     assert told is not None
     return told[torch.arange(count) % len(told)]
 
@@ -49,7 +52,7 @@ def parsed(text: str, space: Space) -> Tensor:
     if isinstance(space, Table):
         return _attributes(text, space)
     assert isinstance(space, Images)
-    return _image(Path(text), space)
+    return read_one(Path(text), space)
 
 
 def worded(condition: Tensor, space: Space) -> str:
@@ -59,18 +62,24 @@ def worded(condition: Tensor, space: Space) -> str:
     if isinstance(space, Tokens):
         return texts(condition, space)[0].rstrip()
     assert isinstance(space, Table)
-    _, line = table_lines(condition, space)
-    cells = next(csv.reader([line]))
     return ", ".join(
-        f"{column.name}={cell}" for column, cell in zip(space.columns, cells, strict=True)
+        f"{column.name}={_cell(value, column)}"
+        for column, value in zip(space.columns, condition[0].tolist(), strict=True)
     )
+
+
+def _cell(value: float, column: Column) -> str:
+    if column.kind == "category":
+        return column.categories[int(value)]
+    return "" if math.isnan(value) else f"{value:.9g}"
 
 
 def _label(text: str, space: Labels) -> int:
     names = [space.name(index) for index in range(space.count)]
     if text in names:
         return names.index(text)
-    if text.isdigit() and int(text) < space.count:
+    # Where names are numbers, a number is a name, and not a place.
+    if text.isdigit() and int(text) < space.count and not all(map(str.isdigit, names)):
         return int(text)
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     reason = f"--condition is {shown(text)}"
@@ -78,23 +87,12 @@ def _label(text: str, space: Labels) -> int:
 
 
 def _attributes(text: str, space: Table) -> Tensor:
-    row, known = given_columns(text.split(","), space)
+    names = "|".join(re.escape(column.name) for column in space.columns)
+    parts = re.split(rf",\s*(?=(?:{names})\s*=)", text)
+    row, known = given_columns(parts, space, option="--condition")
     missing = [column.name for column, told in zip(space.columns, known, strict=True) if not told]
     if missing:
         reason = f"--condition says nothing of {shown(missing[0])}"
         names = ",".join(f"{column.name}=…" for column in space.columns)
         raise Refusal("CFG-258", reason, way_out=f"write {names}")
     return row[None]
-
-
-def _image(path: Path, space: Images) -> Tensor:
-    if not path.is_file():
-        reason = f"--condition is {shown(path)}, and there is no such file"
-        raise Refusal("CFG-259", reason, way_out="give the path of an image")
-    raw = read_images(path)
-    if (space.height, space.width) != raw.space.shape[1:] and space.height == space.width:
-        raw = resized(raw, space.height)
-    if raw.space != space:
-        reason = f"{shown(path)} is one of {raw.space}, and the run goes by {space}"
-        raise Refusal("CFG-259", reason, way_out="give an image of the same size and channels")
-    return torch.as_tensor(raw.rows)

@@ -24,7 +24,7 @@ from simulacra.runs import snapshots
 from simulacra.runs.judging import FEATURES, JUDGE, LADDER
 from simulacra.runs.ledger import LEDGER
 from simulacra.runs.machine import choose_device
-from simulacra.runs.recipe import Recipe
+from simulacra.runs.recipe import own_data
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.snapshots import Made, Snapshot
 from simulacra.runs.watching import MEASURED, is_measured, watched
@@ -103,8 +103,7 @@ class Lengths:
 
     def held_out(self) -> Batch:
         if self._held_out is None:
-            data = Recipe.from_json(self.card["recipe"]).open_data()
-            self._held_out = data.valid.first(self.count)
+            self._held_out = own_data(self.run).valid.first(self.count)
         return self._held_out
 
     def watch(self) -> Watch:

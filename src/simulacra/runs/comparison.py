@@ -33,7 +33,7 @@ from simulacra.runs.exhibits import exhibits
 from simulacra.runs.judging import READINGS, Judgement, judge, ladder_of, ruler_features
 from simulacra.runs.machine import choose_device, describe_machine
 from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
-from simulacra.runs.recipe import Recipe
+from simulacra.runs.recipe import Recipe, own_data
 from simulacra.runs.report import DRAWS, PICTURE, REBUILT, write_report, write_run_report
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
@@ -70,14 +70,17 @@ class Plan:
     skip_bad: int = 0
     label: str | None = None
 
-    def recipe(self, model: str, condition: Space | None = None) -> Recipe:
-        """The recipe of one model: conditional where it is wanted, and where the model can go by
-        ``condition``, what the data go with."""
+    def recipe(self, model: str, data: Dataset | None = None) -> Recipe:
+        """The recipe of one model: conditional where it is wanted, and where the model can go by what the
+        ``data`` go with; all read the same rows in any case."""
         conditions = shelf.find(model).cls.conditions
-        able = bool(conditions) if condition is None else isinstance(condition, conditions)
+        able, label = bool(conditions), self.label
+        if data is not None and data.condition is not None:
+            able = isinstance(data.condition, conditions)
+            label = label or data.source.get("columns")
         values = {"data": self.data, "view": self.view, "size": self.size, "budget": self.budget}
         values |= {"seed": self.seed, "skip_bad": self.skip_bad, "model": model}
-        values |= {"label": self.label}
+        values |= {"label": label}
         return Recipe.from_json(values | {"conditional": self.conditional and able})
 
 
@@ -181,6 +184,7 @@ def compare(
         view=draft.view,
         size=draft.size,
         skip_bad=draft.skip_bad,
+        conditional=draft.conditional,
         label=draft.label,
     )
     require_enough(data)
@@ -195,7 +199,7 @@ def compare(
             show.line(f"[{number}/{len(plan.models)}] {model}: done before")
             continue
         show.line(f"[{number}/{len(plan.models)}] {model}: training for {plan.budget}")
-        problem = _train(plan, model, data.condition, out, device)
+        problem = _train(plan, model, data, out, device)
         if problem is not None:
             failures[model] = problem
             show.line(f"[{number}/{len(plan.models)}] {model}: {problem}")
@@ -226,7 +230,7 @@ def _claim(out: Path, plan: Plan) -> None:
     write_json(out / PLAN, described)
 
 
-def _train(plan: Plan, model: str, condition: Space | None, out: Path, device: str) -> str | None:
+def _train(plan: Plan, model: str, data: Dataset, out: Path, device: str) -> str | None:
     """Train one model in a process of its own; returns what went wrong, or None."""
     folder = out / model
     if (folder / shelf.CARD).is_file() and shelf.read_card(folder).get("status") == "finished":
@@ -235,7 +239,7 @@ def _train(plan: Plan, model: str, condition: Space | None, out: Path, device: s
     if (folder / checkpoint.FOLDER).is_dir() and any((folder / checkpoint.FOLDER).glob("step-*")):
         command += ["--resume", str(folder)]
     else:
-        write_json(out / "recipes" / f"{model}.json", plan.recipe(model, condition).to_json())
+        write_json(out / "recipes" / f"{model}.json", plan.recipe(model, data).to_json())
         for left in folder.rglob("*") if folder.is_dir() else ():
             left.unlink(missing_ok=True) if not left.is_dir() else None
         command += ["--recipe", str(out / "recipes" / f"{model}.json"), "--out", str(folder)]
@@ -275,7 +279,7 @@ def _environment() -> Mapping[str, str]:
 
 def show_run(folder: Path, judgement: Judgement, *, seed: int = 0) -> Path:
     """Write the page of one judged run, with pictures of its samples, its data and its codes."""
-    data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+    data = own_data(folder)
     _picture(folder, data)
     _picture_real(folder, data)
     shows = exhibits(shelf.from_pretrained(folder), data, seed)

@@ -28,7 +28,7 @@ from simulacra.evaluation.scores import (
 )
 from simulacra.games import Batch
 from simulacra.probability.noise import mixed
-from simulacra.runs.recipe import Recipe
+from simulacra.runs.recipe import own_data
 
 MOST = 2000
 
@@ -63,7 +63,7 @@ class Detector:
             raise no_map(model, name)
         other = None if background is None else shelf.from_pretrained(background)
         made = make_score(name, model, background=other)
-        data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+        data = own_data(folder)
         clean = data.valid.first(MOST)
         stream = torch.Generator().manual_seed(mixed(seed, 120))
         made.fit(data.train.first(MOST), stream)

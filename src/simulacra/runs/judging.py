@@ -26,7 +26,7 @@ from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.runs.budget import Budget
 from simulacra.runs.machine import choose_device
-from simulacra.runs.recipe import Recipe
+from simulacra.runs.recipe import own_data
 from simulacra.runs.show import QUIET, Show
 
 READINGS = "readings.json"
@@ -163,7 +163,7 @@ def judge(
         reason = f"judging got a budget of {budget}"
         raise Refusal("CFG-045", reason, way_out="give it in seconds, minutes or hours")
     card = shelf.read_card(folder)
-    data = data or Recipe.from_json(card["recipe"]).open_data()
+    data = data or own_data(folder)
     model = shelf.from_pretrained(folder, settings=settings).to(choose_device(device))
     data.space.require(data.test.first(1).x, who="the ruler")
     features, judging_net = ruler_features(data, ruler or folder, seed, show, weights=weights)

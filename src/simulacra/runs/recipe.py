@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from simulacra import shelf
 from simulacra.data.dataset import Dataset
 from simulacra.data.open import open_data
 from simulacra.files import read_json
@@ -92,10 +93,26 @@ class Recipe:
             view=self.view,
             size=self.size,
             skip_bad=self.skip_bad,
+            conditional=self.conditional,
             label=self.label,
             like=like,
             like_condition=like_condition,
         )
+
+
+def own_data(folder: Path) -> Dataset:
+    """The data that the run in ``folder`` was trained on, as it read them; refused where they are others
+    by now."""
+    card = shelf.read_card(folder)
+    data = Recipe.from_json(card["recipe"]).open_data()
+    before = card.get("data", {}).get("fingerprint")
+    if before and before != data.fingerprint:
+        raise Refusal(
+            "DATA-060",
+            f"the data {shown(data.name)} are not those that {shown(folder)} was trained on",
+            way_out="bring those back, or train anew with another --out",
+        )
+    return data
 
 
 def with_optimiser(game: Game, changes: Mapping[str, Any]) -> Game:

@@ -41,6 +41,7 @@ def train(
         if condition is None and (recipe.conditional or supervised):
             reason = f"the data {shown(recipe.data)} have no labels for {recipe.model} to learn"
             way_out = "choose another model" if supervised else "leave --conditional out"
+            way_out += ", or name the column that has them with --label"
             raise Refusal("CFG-042", reason, way_out=way_out)
         if resume:
             model = shelf.untrained(folder)
@@ -115,11 +116,7 @@ def fit(
     target = None if folder is None else Path(folder)
     if target is not None:
         _require_usable(target, resume=False)
-    recipe = Recipe(
-        model=shelf.name_of(model),
-        data=data.name,
-        budget=budget,
-        seed=seed,
-        conditional=model.condition_space is not None,
-    )
+    told = {"data": data.name} | data.options | {"model": shelf.name_of(model), "seed": seed}
+    told |= {"budget": budget, "conditional": model.condition_space is not None}
+    recipe = Recipe.from_json(told)
     return Run(model, data, recipe, target, device=device, show=show).go()

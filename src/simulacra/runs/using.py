@@ -149,14 +149,16 @@ def named_columns(which: str, x: Tensor, space: Table) -> Tensor:
     return known
 
 
-def given_columns(texts: Sequence[str], space: Table) -> tuple[Tensor, Tensor]:
+def given_columns(
+    texts: Sequence[str], space: Table, *, option: str = "--given"
+) -> tuple[Tensor, Tensor]:
     """A row (columns,) that has the values of 'column=value', and a mask of the columns given."""
     row = torch.zeros(space.shape, dtype=space.dtype)
     known = torch.zeros(space.shape, dtype=torch.bool)
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            reason = f"--given is {shown(text)}"
+            reason = f"{option} is {shown(text)}"
             raise Refusal("CFG-140", reason, way_out="write it as column=value")
         index = _column(name.strip(), space)
         row[index], known[index] = _value(value.strip(), space.columns[index]), True
@@ -179,6 +181,8 @@ def _value(text: str, column: Column) -> float:
             some = ", ".join(column.categories[:20])
             raise Refusal("CFG-142", reason, way_out=f"give one of {some}")
         return float(column.categories.index(text))
+    if column.missing and not text:
+        return math.nan
     with contextlib.suppress(ValueError):
         if math.isfinite(float(text)) or (column.missing and math.isnan(float(text))):
             return float(text)
