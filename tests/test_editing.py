@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from simulacra import shelf
 from simulacra.probability import editing
 from simulacra.probability.diffusion import Diffusion
 from simulacra.probability.editing import conditioned, noised, remaining
@@ -184,3 +185,16 @@ def test_variation_has_its_share_of_the_steps_to_go():
     torch.testing.assert_close(
         noised(x, Level(0.6, 0.8), RowNoise([3])), 0.6 * x + 0.8 * RowNoise([3]).normal(2)
     )
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow-matching"])
+def test_completion_works_in_inference_mode(name):
+    """Slopes are taken inside, which inference mode forbids to its own tensors."""
+    model = shelf.find(name).cls.toy().eval()
+    x = model.space.random(3, seeded())
+    known = torch.zeros_like(x, dtype=torch.bool)
+    known[..., 0] = True
+    plain = model.complete(x, known, generator=seeded())
+    with torch.inference_mode():
+        inside = model.complete(model.space.random(3, seeded()), known.clone(), generator=seeded())
+    assert torch.equal(plain, inside)
