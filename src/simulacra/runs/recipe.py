@@ -103,16 +103,20 @@ class Recipe:
 def own_data(folder: Path) -> Dataset:
     """The data that the run in ``folder`` was trained on, as it read them; refused where they are others
     by now."""
-    card = shelf.read_card(folder)
-    data = Recipe.from_json(card["recipe"]).open_data()
-    before = card.get("data", {}).get("fingerprint")
-    if before and before != data.fingerprint:
+    data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+    require_same_data(folder, data)
+    return data
+
+
+def require_same_data(folder: Path, data: Dataset) -> None:
+    """Refuse data that are not those whose fingerprint stands on a run's card."""
+    before = shelf.read_card(folder).get("data", {}).get("fingerprint", data.fingerprint)
+    if before != data.fingerprint:
         raise Refusal(
             "DATA-060",
             f"the data {shown(data.name)} are not those that {shown(folder)} was trained on",
             way_out="bring those back, or train anew with another --out",
         )
-    return data
 
 
 def with_optimiser(game: Game, changes: Mapping[str, Any]) -> Game:

@@ -11,7 +11,7 @@ from simulacra.data.open import require_enough
 from simulacra.refusals import Refusal, shown
 from simulacra.runs.conductor import Run
 from simulacra.runs.machine import processes
-from simulacra.runs.recipe import Recipe
+from simulacra.runs.recipe import Recipe, require_same_data
 from simulacra.runs.show import QUIET, Show
 
 
@@ -35,7 +35,7 @@ def train(
         data = data or recipe.open_data()
         require_enough(data)
         if resume:
-            _require_same_data(folder, data)
+            require_same_data(folder, data)
         supervised = shelf.find(recipe.model).supervised
         condition = data.labels if supervised else data.condition if recipe.conditional else None
         if condition is None and (recipe.conditional or supervised):
@@ -71,16 +71,6 @@ def _require_usable(folder: Path, resume: bool) -> None:
             "FILE-012",
             f"{shown(folder)} is not empty",
             way_out="give another --out, or go on with --resume",
-        )
-
-
-def _require_same_data(folder: Path, data: Dataset) -> None:
-    before = shelf.read_card(folder).get("data", {}).get("fingerprint")
-    if before != data.fingerprint:
-        raise Refusal(
-            "DATA-060",
-            f"the data {shown(data.name)} are not those that {shown(folder)} was trained on",
-            way_out="bring those back, or train anew with another --out",
         )
 
 
