@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from simulacra.cli.exchange import LabelColumn
 from simulacra.refusals import Refusal, shown
 
 
@@ -39,12 +40,7 @@ def compare(
     ] = False,
     num_samples: Annotated[int, typer.Option(help="Samples of each model to judge.")] = 1000,
     skip_bad: Annotated[int, typer.Option(help="Leave out at most so many broken files.")] = 0,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="The column of a table with the labels; of metadata.csv, what images go with."
-        ),
-    ] = None,
+    label: LabelColumn = None,
     features: Annotated[
         Path | None,
         typer.Option(

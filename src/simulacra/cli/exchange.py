@@ -16,6 +16,12 @@ Source = Annotated[
     str | None, typer.Argument(help="Data of the same space. [the run's own test part]")
 ]
 Count = Annotated[int, typer.Option(help="How many data to use at most.")]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="The column of a table with the labels; of metadata.csv, what images go with."
+    ),
+]
 Steering = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting that leaves the weights alone, as NAME=VALUE."),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from simulacra.cli.exchange import LabelColumn
+
 GOES_BY = {"Labels": "labels", "Table": "attributes", "Tokens": "captions", "Images": "images"}
 """What conditions of a space are called."""
 
@@ -54,12 +56,7 @@ def check(
         int | None,
         typer.Option(help="The side of images, the length of windows of sound and of text."),
     ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="The column of a table with the labels; of metadata.csv, what images go with."
-        ),
-    ] = None,
+    label: LabelColumn = None,
 ) -> None:
     """Say what is in there, what is broken, and what would be done with it."""
     from simulacra.data.check import check as look

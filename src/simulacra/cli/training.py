@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from simulacra.cli.exchange import LabelColumn
 from simulacra.refusals import Refusal, shown
 
 
@@ -62,12 +63,7 @@ def train(
     skip_bad: Annotated[
         int | None, typer.Option(help="Leave out at most so many broken files.")
     ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="The column of a table with the labels; of metadata.csv, what images go with."
-        ),
-    ] = None,
+    label: LabelColumn = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the model: name=value.")
     ] = None,

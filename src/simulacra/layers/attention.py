@@ -87,6 +87,11 @@ def attended(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False)
     return found.to(own)
 
 
+def heads_of(width: int, size: int = 32) -> int:
+    """Heads of about ``size`` entries each, as many as divide the width."""
+    return next(count for count in range(max(1, width // size), 0, -1) if width % count == 0)
+
+
 class AttentionLayer(nn.Module):
     """One layer on (batch, length, width); how its queries meet keys is the caller's business."""
 

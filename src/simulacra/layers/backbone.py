@@ -11,7 +11,7 @@ from simulacra.spaces import Images, Space
 Backbone = Literal["unet", "dit"]
 
 
-def denoiser(
+def denoising_network(
     kind: Backbone,
     space: Images,
     channels: int,

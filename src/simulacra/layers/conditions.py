@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.layers.attention import AttentionLayer, attended
+from simulacra.layers.attention import AttentionLayer, attended, heads_of
 from simulacra.layers.front_door import UNTOLD, as_device, centred, drawn_labels, one_hot_labels
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Table, Tokens
 
 CONDITIONS = (Labels, Table, Tokens, Images)
 """What conditions may be."""
-HEAD = 32
-"""The width of the heads of attention that read a caption."""
 
 
 class ConditionDoor(nn.Module):
@@ -154,8 +152,7 @@ class CaptionReader(nn.Module):
         self.shorten = nn.Conv1d(width, width, 5, stride=2, padding=2)
         pieces = -(-space.length // 4)
         self.places = nn.Parameter(0.02 * torch.randn(pieces, width))
-        heads = next(h for h in range(max(1, width // HEAD), 0, -1) if width % h == 0)
-        self.layer = AttentionLayer(width, heads, 1, 0.0)
+        self.layer = AttentionLayer(width, heads_of(width), 1, 0.0)
         self.norm, self.leave = nn.LayerNorm(width), nn.Linear(pieces * width, width)
 
     def forward(self, told: Tensor) -> Tensor:

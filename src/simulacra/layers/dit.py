@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.layers.attention import attended
+from simulacra.layers.attention import attended, heads_of
 from simulacra.layers.conditions import channels_beside, condition_reader, with_beside
 from simulacra.layers.dropout import Dropout
 from simulacra.layers.unet import LevelEmbedding
@@ -83,7 +83,7 @@ class DiT(nn.Module):
         self.label = condition_reader(condition, width)
         self.enter = nn.Linear(numbers + self.beside * self.patch**2, width)
         self.places = nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
-        heads = next(h for h in range(max(1, width // 32), 0, -1) if width % h == 0)
+        heads = heads_of(width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.tell, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, outputs * numbers)

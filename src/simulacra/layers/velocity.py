@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from simulacra.layers.backbone import Backbone, denoiser
+from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import require_readable
 from simulacra.layers.flow import RealDoor
 from simulacra.layers.level_mlp import LevelMLP
@@ -54,7 +54,7 @@ class VelocityNet(nn.Module):
         require_readable(condition, space)
         self.backbone: nn.Module
         if isinstance(space, Images):
-            self.backbone = denoiser(backbone, space, channels, blocks, condition, dropout)
+            self.backbone = denoising_network(backbone, space, channels, blocks, condition, dropout)
         else:
             self.backbone = LevelMLP(real_size(space), channels, blocks, condition, dropout)
 

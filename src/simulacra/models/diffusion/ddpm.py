@@ -45,7 +45,7 @@ from simulacra.contract import (
 from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
 from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Stage
-from simulacra.layers.backbone import Backbone, denoiser
+from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
@@ -118,7 +118,7 @@ class DDPM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sc
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = denoiser(
+        self.network = denoising_network(
             config.backbone,
             space,
             config.channels,

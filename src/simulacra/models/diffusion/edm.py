@@ -39,7 +39,7 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
-from simulacra.layers.backbone import Backbone, denoiser
+from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.optimisation import Optimiser
@@ -103,7 +103,7 @@ class EDM(GaussianDiffusion, Sampler, Gradual, Variator, Completer, Scorer):
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = denoiser(
+        self.network = denoising_network(
             config.backbone, space, config.channels, config.blocks, condition, config.dropout
         )
         self.classifier = None

@@ -53,7 +53,7 @@ from simulacra.games import (
     Stage,
     mean_over_processes,
 )
-from simulacra.layers.backbone import Backbone, denoiser
+from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
 from simulacra.layers.front_door import as_device
@@ -114,7 +114,7 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         self.space, self.condition_space = space, condition
         self.config = config = config or Config()
         self.condition_door = ConditionDoor(condition)
-        self.network = denoiser(
+        self.network = denoising_network(
             config.backbone, space, config.channels, config.blocks, condition, config.dropout
         )
         self.classifier = None
