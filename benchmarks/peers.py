@@ -178,7 +178,7 @@ def _plain_loop(
 # VQ-VAE: the strided networks of ours on both sides, 49 codes of 512 for 28 x 28 pixels of 8 bits.
 
 
-def vq_vae_ours() -> dict[str, Any]:
+def vq_vae_ours(compiled: bool) -> dict[str, Any]:
     from simulacra import build, open_data
     from simulacra.data.dataset import Stream
     from simulacra.games import Play
@@ -192,6 +192,9 @@ def vq_vae_ours() -> dict[str, Any]:
     game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
     keep_freed_memory()
+    if compiled:
+        for part in model.children():
+            part.compile()
     # The codes' first half of the game only: the peer has no prior.
     rounds = play.rounds(
         Stream(data.train, VQ_VAE["batch"], seed=0),
@@ -210,6 +213,20 @@ def vq_vae_ours() -> dict[str, Any]:
     error = ((x.float() - back.float()) / 255).square().flatten(1).sum(1).mean()
     count = (VQ_VAE["steps"] - 3) * VQ_VAE["batch"]
     return told(count, seconds, model, float(error), "held-out squared error of an image")
+
+
+def _with_torch_s(decoder: nn.Module) -> nn.Module:
+    """With the transposed convolutions that a user of the peer would take."""
+    from simulacra.layers.transposed import TransposedConvolution
+
+    for name, one in list(decoder.named_modules()):
+        if isinstance(one, TransposedConvolution):
+            sizes = one.in_channels, one.out_channels, one.kernel, one.step, one.cut
+            plain = nn.ConvTranspose2d(*sizes)
+            plain.load_state_dict(one.state_dict())
+            decoder.set_submodule(name, plain)
+    decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return decoder
 
 
 def vq_vae_pythae(best: bool) -> dict[str, Any]:
@@ -234,7 +251,7 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
     class Decoder(BaseDecoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.inner = StridedDecoder(strides, VQ_VAE["width"], *sizes, 1)
+            self.inner = _with_torch_s(StridedDecoder(strides, VQ_VAE["width"], *sizes, 1))
 
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=self.inner(z).contiguous())
@@ -431,7 +448,8 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "pythae, best switches": lambda: vae_pythae(True),
     },
     "vq-vae": {
-        "simulacra": vq_vae_ours,
+        "simulacra": lambda: vq_vae_ours(False),
+        "simulacra, --compile": lambda: vq_vae_ours(True),
         "pythae, as users run it": lambda: vq_vae_pythae(False),
         "pythae, best switches": lambda: vq_vae_pythae(True),
     },

@@ -1,5 +1,6 @@
 """Samplers: on a Gaussian against its moments, on a mixture against the solution of its equation."""
 
+import itertools
 import math
 from typing import get_args
 
@@ -66,6 +67,20 @@ def test_ddim_samples_it_at_any_eta_and_sub_sequence(eta):
         for step in (DDIM(1.0), make_step("ancestral"))
     )
     torch.testing.assert_close(one, other)
+
+
+def test_times_are_even_or_even_in_their_root():
+    diffusion = Diffusion("linear", 1000)
+    assert diffusion.times(5) == [1000, 800, 600, 400, 200, 0]
+    assert diffusion.times(5, quadratic=True) == [1000, 640, 360, 160, 40, 0]
+    for count in (1, 2, 37, 400, 999, 1000, 2000):
+        times = diffusion.times(count, quadratic=True)
+        assert times[0] == 1000
+        assert times[-1] == 0
+        assert len(times) == min(count, 1000) + 1
+        assert all(then > now for then, now in itertools.pairwise(times))
+    path = diffusion.path(5, "quadratic")
+    assert path[1] == diffusion.level(640)
 
 
 PEAKS = torch.tensor([-0.8, 0.1, 0.7], dtype=torch.float64)

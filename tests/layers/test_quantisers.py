@@ -35,6 +35,14 @@ def test_the_nearest_entry_is_found(rows, codes, width):
     )
 
 
+@pytest.mark.parametrize("codes", [64, 256, 300, 512])
+def test_the_first_of_equals_is_taken(codes):
+    """Entries stand twice, a half apart, which is another block of the search."""
+    half = torch.arange(codes // 2).float()
+    entries = torch.stack([half, -half], 1).repeat(2, 1)
+    assert nearest(entries, entries).tolist() == 2 * list(range(codes // 2))
+
+
 def test_no_rows_have_no_codes():
     assert nearest(normal(0, 4), normal(3, 4)).shape == (0,)
 

@@ -16,6 +16,7 @@ from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.layout import channels_last
 from simulacra.layers.normalisation import BatchNorm
 from simulacra.layers.pyramid import sides
+from simulacra.layers.transposed import TransposedConvolution
 from simulacra.spaces import Images
 
 
@@ -30,7 +31,7 @@ class ConvolutionalGenerator(nn.Module):
         self.start = nn.Linear(inputs, widths[0] * self.sizes[0][0] * self.sizes[0][1], bias=False)
         self.norms = nn.ModuleList(BatchNorm(width) for width in widths)
         self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1, bias=False)
+            TransposedConvolution(width, width // 2, (4, 4), (2, 2), (1, 1), bias=False)
             for width in widths[:-1]
         )
         self.out = nn.Conv2d(widths[-1], space.channels, 3, padding=1)

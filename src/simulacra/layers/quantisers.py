@@ -24,6 +24,8 @@ from simulacra.refusals import Refusal
 
 AT_ONCE = 1 << 20
 """Distances worked out at a time: so many stay in a core's cache."""
+BLOCK = 64
+"""Distances of a row that are looked through together."""
 MOST_LEVELS = 64
 GRACE = 0.2
 """The use that the first entries begin with, as a share of the average one's."""
@@ -49,9 +51,22 @@ def nearest(z: Tensor, entries: Tensor) -> Tensor:
     half = 0.5 * entries.square().sum(1)
     parts = z.split(max(1, AT_ONCE // len(entries)))
     with torch.autocast(z.device.type, enabled=False):
-        # min gives its index several times faster than argmin does on a CPU.
-        found = [torch.addmm(half, part, entries.T, alpha=-1).min(1).indices for part in parts]
-    return torch.cat(found)
+        return torch.cat([_least(torch.addmm(half, part, -entries.T)) for part in parts])
+
+
+def _least(rows: Tensor) -> Tensor:
+    """Where each of ``rows`` (n, K) is least, (n,), the first of equals.
+
+    On a CPU min tells its index several times faster than argmin does, and amin, which tells none, ten
+    times faster than min: so amin finds the block, and min the place in it.
+    """
+    if rows.shape[1] < 4 * BLOCK or rows.shape[1] % BLOCK:
+        return rows.min(1).indices
+    blocks = rows.unflatten(1, (-1, BLOCK))
+    chosen = blocks.amin(2).min(1).indices
+    inside = blocks[torch.arange(len(rows), device=rows.device), chosen].min(1).indices
+    found: Tensor = chosen * BLOCK + inside
+    return found
 
 
 def straight_through(z: Tensor, rounded: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from simulacra.layers.layout import channels_last
 from simulacra.layers.pyramid import Residual
+from simulacra.layers.transposed import TransposedConvolution
 
 Size = tuple[int, int]
 
@@ -53,10 +54,10 @@ class Strides:
         kernel, padding = self._kernel()
         return nn.Conv2d(channels, outputs, kernel, stride=self.stride, padding=padding)
 
-    def back(self, channels: int, outputs: int) -> nn.ConvTranspose2d:
+    def back(self, channels: int, outputs: int) -> TransposedConvolution:
         """One step up."""
         kernel, padding = self._kernel()
-        return nn.ConvTranspose2d(channels, outputs, kernel, stride=self.stride, padding=padding)
+        return TransposedConvolution(channels, outputs, kernel, self.stride, padding)
 
     def _kernel(self) -> tuple[Size, Size]:
         """The sides of a step's kernel, and what it is padded by."""

@@ -97,15 +97,18 @@ class Diffusion:
         bar = float(self.alpha_bar[t])
         return Level(math.sqrt(bar), math.sqrt(1 - bar))
 
-    def times(self, count: int) -> list[int]:
-        """T = t_1 > t_2 > … > 0, ``count`` steps evenly spaced."""
-        count = min(count, self.steps)
-        return [round(self.steps * (count - index) / count) for index in range(count + 1)]
+    def times(self, count: int, *, quadratic: bool = False) -> list[int]:
+        """T = t_1 > t_2 > … > 0, ``count`` steps, even in t or in its root (Song et al. 2021, DDIM, app.
+        D.2: tau_i = c i^2)."""
+        count, power = min(count, self.steps), 2 if quadratic else 1
+        left = range(count, -1, -1)
+        # Where squares would meet, one after the other.
+        return [max(index, round(self.steps * (index / count) ** power)) for index in left]
 
     def path(self, count: int, spacing: Spacing) -> list[Level]:
         """From the noisiest level down to none, in ``count`` steps."""
-        if spacing == "time":
-            return [self.level(t) for t in self.times(count)]
+        if spacing in ("time", "quadratic"):
+            return [self.level(t) for t in self.times(count, quadratic=spacing == "quadratic")]
         return spaced(self.level(self.steps).sigma, self.level(1).sigma, count, spacing)
 
     def scales(self, t: Tensor, like: Tensor) -> Scales:

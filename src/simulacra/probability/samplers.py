@@ -31,7 +31,7 @@ from simulacra.probability.noise import Noise
 from simulacra.refusals import Refusal
 
 SamplerName = Literal["ddim", "ancestral", "euler", "heun", "dpm++2m", "dpm++2m-sde"]
-Spacing = Literal["time", "karras", "log-snr"]
+Spacing = Literal["time", "quadratic", "karras", "log-snr"]
 
 SPACINGS: dict[SamplerName, Spacing] = {
     "ddim": "time",

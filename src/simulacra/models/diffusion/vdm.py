@@ -169,11 +169,11 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         return self.config.bound_steps
 
     def _path(self, count: int, spacing: Spacing) -> list[Level]:
-        """Even in t, which the schedule makes log-SNR of; or as ``spaced`` does."""
-        if spacing != "time":
+        """Even in t, which the schedule makes log-SNR of, or in its root; or as ``spaced`` does."""
+        if spacing not in ("time", "quadratic"):
             return spaced(math.exp(-LOWEST / 2), math.exp(-self.highest / 2), count, spacing)
         places = torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
-        log_snr, _ = self._drawn(places)
+        log_snr, _ = self._drawn(places**2 if spacing == "quadratic" else places)
         return [*(Level.preserving(math.exp(-one / 2)) for one in log_snr.tolist()), CLEAN]
 
     def _drawn(self, places: Tensor) -> tuple[Tensor, Tensor]:
