@@ -178,7 +178,7 @@ def _plain_loop(
 # VQ-VAE: the strided networks of ours on both sides, 49 codes of 512 for 28 x 28 pixels of 8 bits.
 
 
-def vq_vae_ours(compiled: bool) -> dict[str, Any]:
+def vq_vae_ours() -> dict[str, Any]:
     from simulacra import build, open_data
     from simulacra.data.dataset import Stream
     from simulacra.games import Play
@@ -192,9 +192,6 @@ def vq_vae_ours(compiled: bool) -> dict[str, Any]:
     game = with_optimiser(model.game(), {"schedule": "constant", "warmup": 0})
     play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
     keep_freed_memory()
-    if compiled:
-        for part in model.children():
-            part.compile()
     # The codes' first half of the game only: the peer has no prior.
     rounds = play.rounds(
         Stream(data.train, VQ_VAE["batch"], seed=0),
@@ -448,8 +445,7 @@ SYSTEMS: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "pythae, best switches": lambda: vae_pythae(True),
     },
     "vq-vae": {
-        "simulacra": lambda: vq_vae_ours(False),
-        "simulacra, --compile": lambda: vq_vae_ours(True),
+        "simulacra": vq_vae_ours,
         "pythae, as users run it": lambda: vq_vae_pythae(False),
         "pythae, best switches": lambda: vq_vae_pythae(True),
     },

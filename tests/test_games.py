@@ -171,14 +171,18 @@ def test_the_average_stands_only_inside():
     assert torch.equal(model.left.weight, last["left.weight"])
 
 
-def test_the_average_lies_between_the_weights_it_saw():
+@pytest.mark.parametrize("others", [0, 4])
+def test_the_average_lies_between_the_weights_it_saw(others):
+    """However many examples other turns of a round take: a half-life is a share of them all."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     player = Player("one", [model.weight], Optimiser("sgd", 1.0, schedule="constant"))
     # A slope of minus one: the weight is the number of rounds.
     turn = Descent((player,), lambda b, n, c: Loss(-model.weight.sum()))
-    play, _ = played(model, [Stage([turn])], rounds=50, average=0.1)
+    idle = [Rewrite(f"look {i}", lambda b, n, c: {"seen": len(list(b))}) for i in range(others)]
+    play, _ = played(model, [Stage([turn, *idle])], rounds=50, average=0.1)
     assert float(model.weight.detach()) == pytest.approx(50)
+    assert play.clock.batches == 50 * (1 + others)
     # A half-life of a tenth of 50 rounds: about 5 / ln 2 rounds behind, less as it ramps up.
     assert 40 < float(play.shadow["weight"]) < 48
 

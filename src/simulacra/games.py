@@ -257,7 +257,7 @@ class Play:
 
     def _round(self, stage: Stage, source: Source) -> Report:
         numbers: dict[str, float] = {}
-        skipped, finished = 0, False
+        skipped, finished, seen = 0, False, self.clock.examples
         for turn in stage.turns:
             for player in turn.players if isinstance(turn, Descent) else ():
                 self.began.setdefault(player.name, self.clock.examples)
@@ -275,7 +275,7 @@ class Play:
                     told = self._rewrite(turn, source, noise)
                     finished = finished or bool(told.get("finished"))
                     numbers |= {k: float(v) for k, v in told.items() if k != "finished"}
-        self._average(source.batch_size)
+        self._average(self.clock.examples - seen)
         self.clock = replace(
             self.clock, rounds=self.clock.rounds + 1, stage_rounds=self.clock.stage_rounds + 1
         )
@@ -381,15 +381,16 @@ class Play:
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self._floating.items()}
 
-    def _average(self, batch_size: int) -> None:
-        if not self.shadow or not self.clock.examples:
+    def _average(self, fresh: int) -> None:
+        """Move the averages by a round of so many examples."""
+        if not self.shadow or not fresh:
             return
         half_life = self.game.average * self.clock.examples
-        weight = 1 - 0.5 ** (batch_size / half_life)
+        weight = 1 - 0.5 ** (fresh / half_life)
         shadows = list(self.shadow.values())
         torch._foreach_lerp_(shadows, [self._floating[name] for name in self.shadow], weight)
         if self.second is not None:
-            self.second.follow(self._floating, batch_size / self.clock.examples)
+            self.second.follow(self._floating, fresh / self.clock.examples)
 
     def stand_at(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from these weights, which are the average from now on."""
