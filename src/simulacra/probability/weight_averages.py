@@ -1,6 +1,7 @@
 """Weight averages of any length, after the training: post-hoc EMA (Karras et al. 2024, sec. 3, app. C).
 
-An average whose weight a round is 1 - 0.5^(batch / (half-life * examples)) is a power function of time,
+An average whose weight a round is 1 - 0.5^(fresh / (half-life * examples)), of so many fresh examples, is
+a power function of time,
 
     theta_hat_gamma(t) = integral of p_gamma(tau, t) theta(tau) d tau,  0 to t,
     p_gamma(tau, t) = (gamma + 1) tau^gamma / t^(gamma + 1)             (their eq. 121),
@@ -15,10 +16,9 @@ with inner products in closed form. For t_a <= t_b (eq. 151)
     <p_a, p_b> = (gamma_a + 1)(gamma_b + 1) / (gamma_a + gamma_b + 1) * t_a^gamma_b / t_b^(gamma_b + 1).
 
 Changed: the x_i sum to one, so that weights which stand still come out as they are (their code divides
-by the sum afterwards). And time is exp(age), where each round adds batch / examples to the age: so a
-round's weight is 1 - 0.5^(what it adds / half-life) exactly, from the first round on, whatever a sweep
-or a second batch in a round adds to the examples. Where a round takes one batch, exp(age) and the
-examples are proportional, but for the first rounds.
+by the sum afterwards). And time is exp(age), where each round adds fresh / examples to the age: so a
+round's weight is 1 - 0.5^(what it adds / half-life) exactly, from the first round on. But for the first
+rounds, exp(age) and the examples are proportional.
 
 T. Karras, M. Aittala, J. Lehtinen, J. Hellsten, T. Aila, S. Laine. Analyzing and Improving the Training
 Dynamics of Diffusion Models. CVPR 2024.
@@ -108,7 +108,7 @@ class SecondAverage:
     since: dict[str, float] = field(default_factory=dict)
 
     def follow(self, now: Mapping[str, Tensor], share: float) -> None:
-        """Go on by a round of ``share`` = batch / examples."""
+        """Go on by a round of ``share`` = fresh / examples."""
         self.age += share
         weight = 1 - 0.5 ** (share / self.half_life)
         torch._foreach_lerp_(list(self.weights.values()), [now[n] for n in self.weights], weight)
