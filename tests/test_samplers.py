@@ -72,15 +72,19 @@ def test_ddim_samples_it_at_any_eta_and_sub_sequence(eta):
 def test_times_are_even_or_even_in_their_root():
     diffusion = Diffusion("linear", 1000)
     assert diffusion.times(5) == [1000, 800, 600, 400, 200, 0]
-    assert diffusion.times(5, quadratic=True) == [1000, 640, 360, 160, 40, 0]
-    for count in (1, 2, 37, 400, 999, 1000, 2000):
+    assert diffusion.drowned == pytest.approx(800, abs=5)
+    top = diffusion.drowned
+    squares = [round(top * index**2 / 25) for index in range(5, -1, -1)]
+    assert diffusion.times(5, quadratic=True) == squares
+    for count in (1, 2, 37, 400, 799, 1000, 2000):
         times = diffusion.times(count, quadratic=True)
-        assert times[0] == 1000
+        assert times[0] == top
         assert times[-1] == 0
-        assert len(times) == min(count, 1000) + 1
+        assert len(times) == min(count, top) + 1
         assert all(then > now for then, now in itertools.pairwise(times))
-    path = diffusion.path(5, "quadratic")
-    assert path[1] == diffusion.level(640)
+    assert diffusion.path(5, "quadratic")[1] == diffusion.level(squares[1])
+    assert Diffusion("cosine", 1000).drowned > 970
+    assert Diffusion("linear", 5).drowned <= 5
 
 
 PEAKS = torch.tensor([-0.8, 0.1, 0.7], dtype=torch.float64)

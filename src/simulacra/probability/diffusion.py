@@ -82,6 +82,10 @@ class Scales:
         return torch.where(weak, level_mean(x_t / self.signal, sigma, levels), x0)
 
 
+TRACE = 0.0016
+"""Of a variance of one, the data's at 0.8 T of the linear schedule."""
+
+
 class Diffusion:
     """The forward process of one schedule; t is a tensor of whole numbers 0..T, one a row."""
 
@@ -98,12 +102,18 @@ class Diffusion:
         return Level(math.sqrt(bar), math.sqrt(1 - bar))
 
     def times(self, count: int, *, quadratic: bool = False) -> list[int]:
-        """T = t_1 > t_2 > … > 0, ``count`` steps, even in t or in its root (Song et al. 2021, DDIM, app.
-        D.2: tau_i = c i^2)."""
-        count, power = min(count, self.steps), 2 if quadratic else 1
+        """t_1 > t_2 > … > 0, ``count`` steps, evenly from T, or tau_i = c i^2 from where noise drowns the
+        data: on the linear schedule 0.8 T (Song et al. 2021, DDIM, app. D.2, and their code)."""
+        top = self.drowned if quadratic else self.steps
+        count, power = min(count, top), 2 if quadratic else 1
         left = range(count, -1, -1)
         # Where squares would meet, one after the other.
-        return [max(index, round(self.steps * (index / count) ** power)) for index in left]
+        return [max(index, round(top * (index / count) ** power)) for index in left]
+
+    @property
+    def drowned(self) -> int:
+        """The first time at which no more than ``TRACE`` of the variance is the data's, or the last."""
+        return min(int((self.alpha_bar > TRACE).sum()), self.steps)
 
     def path(self, count: int, spacing: Spacing) -> list[Level]:
         """From the noisiest level down to none, in ``count`` steps."""
