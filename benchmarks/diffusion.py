@@ -4,7 +4,9 @@
         --set variance=learned --set guidance=classifier --out RUN
     simulacra train ddpm digits --conditional --budget 2500steps --set schedule=linear --out LINEAR
     python benchmarks/diffusion.py samplers RUN > benchmarks/results/diffusion-samplers.json
-    python benchmarks/diffusion.py samplers RUN --only "DDIM 20" "DDIM 20, eta 1" "DDIM 100" \
+    simulacra train ddpm mnist --size 14 --conditional --budget 18m --set schedule=linear \
+        --set channels=32 --set blocks=5 --set learning_rate=1e-3 --out MNIST
+    python benchmarks/diffusion.py samplers MNIST --only "DDIM 20" "DDIM 20, eta 1" "DDIM 100" \
         --spacing quadratic --samples 10000
     python benchmarks/diffusion.py guidance RUN
     python benchmarks/diffusion.py variance RUN

@@ -219,7 +219,7 @@ def _with_torch_s(decoder: nn.Module) -> nn.Module:
     for name, one in list(decoder.named_modules()):
         if isinstance(one, TransposedConvolution):
             sizes = one.in_channels, one.out_channels, one.kernel, one.step, one.cut
-            plain = nn.ConvTranspose2d(*sizes)
+            plain = nn.utils.skip_init(nn.ConvTranspose2d, *sizes)
             plain.load_state_dict(one.state_dict())
             decoder.set_submodule(name, plain)
     decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -466,6 +466,20 @@ def test_a_component_remembers_what_its_first_sweep_saw():
     assert torch.allclose(torch.cat([batch.x for batch in swept[1]]), rows)
 
 
+def test_a_sweep_moves_the_average_as_a_batch_does():
+    model = Two()
+    moves = Descent((left(model),), lambda batch, noise, clock: Loss(model.left(batch.x).sum()))
+    look = Rewrite("look", lambda batches, noise, clock: {"seen": len(list(batches))}, sweep=True)
+    play = Play(model, Game([Stage([moves], rounds=5), Stage([look], rounds=3)], average=0.5))
+    averages = [
+        play.shadow["left.bias"].clone() for _ in play.rounds(Numbered(), lambda clock: 0.0)
+    ]
+    assert len(averages) == 8
+    assert play.clock.examples == 5 * 4 + 3 * 12
+    weight = 1 - 0.5 ** (4 / (0.5 * (5 * 4 + 12)))
+    torch.testing.assert_close(averages[5], averages[4].lerp(model.left.bias.detach(), weight))
+
+
 def test_what_a_sweep_has_written_stands_in_the_average_as_it_is():
     model = Two()
 

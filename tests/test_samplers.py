@@ -84,7 +84,7 @@ def test_times_are_even_or_even_in_their_root():
         assert all(then > now for then, now in itertools.pairwise(times))
     assert diffusion.path(5, "quadratic")[1] == diffusion.level(squares[1])
     assert Diffusion("cosine", 1000).drowned > 970
-    assert Diffusion("linear", 5).drowned <= 5
+    assert Diffusion("linear", 1).drowned == 1
 
 
 PEAKS = torch.tensor([-0.8, 0.1, 0.7], dtype=torch.float64)

@@ -257,7 +257,7 @@ class Play:
 
     def _round(self, stage: Stage, source: Source) -> Report:
         numbers: dict[str, float] = {}
-        skipped, finished, seen = 0, False, self.clock.examples
+        skipped, finished, batches = 0, False, self.clock.batches
         for turn in stage.turns:
             for player in turn.players if isinstance(turn, Descent) else ():
                 self.began.setdefault(player.name, self.clock.examples)
@@ -275,7 +275,7 @@ class Play:
                     told = self._rewrite(turn, source, noise)
                     finished = finished or bool(told.get("finished"))
                     numbers |= {k: float(v) for k, v in told.items() if k != "finished"}
-        self._average(self.clock.examples - seen)
+        self._average(max(1, self.clock.batches - batches) * source.batch_size)
         self.clock = replace(
             self.clock, rounds=self.clock.rounds + 1, stage_rounds=self.clock.stage_rounds + 1
         )
@@ -382,8 +382,8 @@ class Play:
         return {name: value.detach().clone() for name, value in self._floating.items()}
 
     def _average(self, fresh: int) -> None:
-        """Move the averages by a round of so many examples."""
-        if not self.shadow or not fresh:
+        """Move the averages by a round of so many examples; one without batches counts as one of them."""
+        if not self.shadow or not self.clock.examples:
             return
         half_life = self.game.average * self.clock.examples
         weight = 1 - 0.5 ** (fresh / half_life)

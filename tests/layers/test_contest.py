@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import Augmentation, cut_out, recoloured, slanted
+from simulacra.layers.augmentation import (
+    Augmentation,
+    cut_out,
+    recoloured,
+    slanted,
+    translated,
+)
 from simulacra.layers.contest import Contest, Sides, packed
 from simulacra.layers.convolutional_pair import ConvolutionalCritic
 from simulacra.layers.critic_head import CriticHead, MinibatchDiscrimination, Opinion
@@ -332,6 +338,19 @@ def test_a_slant_moves_each_row_by_its_height():
     (slope,) = torch.autograd.grad(leant.sum(), x)
     assert slope.sum() == x.numel()
     assert torch.equal(slanted(x, torch.zeros(2, 1), 0.2), x)
+    # A reach that is rounded down, and a place that is rounded up.
+    assert slanted(torch.zeros(1, 1, 96, 96), torch.zeros(1, 1), 0.6).shape == (1, 1, 96, 96)
+
+
+@pytest.mark.parametrize("move", ["shift", "cut", "colour", "slant"])
+def test_each_move_is_the_one_that_the_rules_name(move):
+    moved = {"shift": translated, "cut": cut_out, "colour": recoloured, "slant": slanted}
+    game, _ = contest(**{move: 0.4})
+    ((found, draws, share),) = game.augmentation.moves
+    assert (found, share) == (moved[move], 0.4)
+    x = torch.rand((6, 1, 8, 8), generator=seeded())
+    assert not torch.equal(game.augmentation(x, noise(6)), x)
+    assert torch.equal(game.augmentation(x, noise(6)), found(x, noise(6).uniform(draws), share))
 
 
 def test_moves_are_what_they_say():

@@ -43,8 +43,9 @@ def test_the_first_of_equals_is_taken(codes):
     assert nearest(entries, entries).tolist() == 2 * list(range(codes // 2))
 
 
-def test_no_rows_have_no_codes():
-    assert nearest(normal(0, 4), normal(3, 4)).shape == (0,)
+@pytest.mark.parametrize("codes", [3, 512])
+def test_no_rows_have_no_codes(codes):
+    assert nearest(normal(0, 4), normal(codes, 4)).shape == (0,)
 
 
 def test_autocast_does_not_move_vectors_to_other_codes():

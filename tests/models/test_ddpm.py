@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from simulacra import shelf
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
@@ -30,6 +31,22 @@ def seeded(seed=0):
 
 def column(values):
     return torch.as_tensor(values, dtype=torch.float64)[:, None]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_steps_may_be_even_in_the_root_of_time(schedule):
+    settings = {"schedule": schedule, "spacing": "quadratic", "num_inference_steps": 6}
+    model = shelf.build("ddpm", Images(1, 4, 4), settings=settings)
+    other = shelf.build("ddpm", Images(1, 4, 4), settings=settings | {"spacing": "time"})
+    other.load_state_dict(model.state_dict())
+    path = model.reverse.path(6, "quadratic")
+    assert path == [model.diffusion.level(t) for t in model.diffusion.times(6, quadratic=True)]
+    drawn, even = (
+        one.sample(3, generator=torch.Generator().manual_seed(0)) for one in (model, other)
+    )
+    assert not torch.equal(drawn, even)
+    x = model.vary(drawn, strength=1.0, generator=torch.Generator().manual_seed(1))
+    assert x.shape == drawn.shape
 
 
 @SCHEDULES

@@ -3,16 +3,25 @@
 import pytest
 import torch
 
+from simulacra import shelf
 from simulacra.games import Batch, Clock
 from simulacra.models.diffusion.edm import EDM, Config, Preconditioning
 from simulacra.probability.diffusion import Scales
 from simulacra.probability.noise import BatchNoise
 from simulacra.probability.samplers import Level
+from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", ["edm", "vdm"])
+def test_models_without_whole_times_take_no_squares_of_them(name):
+    with pytest.raises(Refusal, match="quadratic"):
+        shelf.build(name, Images(1, 4, 4), settings={"spacing": "quadratic"})
+    assert shelf.build(name, Images(1, 4, 4), settings={"spacing": "karras"})
 
 
 @pytest.mark.parametrize("sigma", [0.002, 0.1, 0.5, 3.0, 80.0])

@@ -122,7 +122,7 @@ class AdversarialModel(nn.Module):
         """ADA: augment the more, the surer the critic is of training data."""
         sure = self.contest.sureness(self.critic, self._sides(next(batches), noise), noise)
         mean_over_processes([sure])
-        data = ADAPT_EVERY * self.config.batch_size
+        data = ADAPT_EVERY * self.config.critic_steps * self.config.batch_size
         return self.contest.augmentation.adapt(float(sure), data)
 
     def game(self) -> Game:

@@ -1,6 +1,7 @@
 """Differentiable augmentation: what a critic sees, real or not, moved about.
 
-DiffAugment (Zhao et al. 2020) always moves, all data alike: shifts, a square cut out, colours. ADA
+DiffAugment (Zhao et al. 2020) always moves, all data alike: shifts, a square cut out, colours; slants are
+ours, for writing, whose readers heed none. ADA
 (Karras et al. 2020a) makes each move with a probability p only, so that what is learnt is of the data as
 they are (a mixture of the identity with moves can be inverted while p is below one, their sec. 2.2), and
 raises p while the critic is surer of the training data than ``target``, lowers it else (their sec. 3.2).
@@ -49,9 +50,9 @@ def slanted(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     if not reach:
         return x
     rows = torch.arange(height, device=x.device)
-    away = share * (2 * uniform - 1) * (rows - (height - 1) / 2)
+    away = (share * (2 * uniform - 1) * (rows - (height - 1) / 2)).round().clamp(-reach, reach)
     padded = functional.pad(x, (reach, reach, 0, 0), mode="replicate")
-    columns = (reach + away.round().long())[:, :, None] + torch.arange(width, device=x.device)
+    columns = (reach + away.long())[:, :, None] + torch.arange(width, device=x.device)
     return _picked(padded, rows[:, None], columns)
 
 

@@ -225,7 +225,8 @@ class Reverse:
         generator: torch.Generator | None,
         way: Way,
     ) -> Tensor:
-        """From x, noised to the level that has ``strength`` of the path to go (Meng et al. 2022)."""
+        """From x, noised to the level that has ``strength`` of the path to go (Meng et al. 2022); where a
+        path begins with a trace of the data, so does this."""
         noise = row_noise(len(x), generator, self.weight().device)
         condition = self.door.drawn(condition, noise.uniform())
         start = noised(self.centred(x), self.steps(way, strength)[0], noise)
@@ -235,7 +236,7 @@ class Reverse:
     @torch.no_grad()
     def inverted(self, x: Tensor, condition: Tensor | None, way: Way) -> Tensor:
         """The noise that DDIM leads to x from, (n, *shape); x is taken to stand at the least noise, to
-        which all paths but that in time reach down."""
+        which all paths but those in time reach down."""
         denoise = self.denoiser(self.context(condition, len(x)), 0.0, legible=False)
         path = self.path(way.num_inference_steps, way.spacing)[:-1]
         return last(climbed(denoise, self.centred(x), path, iterations=INVERTING))

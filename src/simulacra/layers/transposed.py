@@ -12,8 +12,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulacra.layers.layout import channels_last
-
 FEW = 4
 """Outputs up to which a convolution of the small image is faster."""
 
@@ -36,11 +34,11 @@ class TransposedConvolution(nn.ConvTranspose2d):
         assert all(k in (s, 2 * s) for k, s in zip(kernel, stride, strict=True)), (kernel, stride)
         super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
         self.kernel, self.step, self.cut = kernel, stride, padding
-        channels_last(self)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(n, inputs, h, w) to (n, outputs, stride h, stride w), but for the padding."""
         assert output_size is None, "kernels of these sizes leave no choice"
+        assert x.ndim == 4, x.shape
         if self.out_channels <= FEW:
             out = self._by_phases(x)
         else:

@@ -102,8 +102,8 @@ class Diffusion:
         return Level(math.sqrt(bar), math.sqrt(1 - bar))
 
     def times(self, count: int, *, quadratic: bool = False) -> list[int]:
-        """t_1 > t_2 > … > 0, ``count`` steps, evenly from T, or tau_i = c i^2 from where noise drowns the
-        data: on the linear schedule 0.8 T (Song et al. 2021, DDIM, app. D.2, and their code)."""
+        """t_1 > t_2 > … > 0, ``count`` steps, evenly from T, or tau_i = c i^2 (Song et al. 2021, DDIM,
+        app. D.2) from where noise drowns the data, 0.8 T of the linear schedule, as their code does."""
         top = self.drowned if quadratic else self.steps
         count, power = min(count, top), 2 if quadratic else 1
         left = range(count, -1, -1)

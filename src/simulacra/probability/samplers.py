@@ -32,6 +32,8 @@ from simulacra.refusals import Refusal
 
 SamplerName = Literal["ddim", "ancestral", "euler", "heun", "dpm++2m", "dpm++2m-sde"]
 Spacing = Literal["time", "quadratic", "karras", "log-snr"]
+TimelessSpacing = Literal["time", "karras", "log-snr"]
+"""Those that need no whole times."""
 
 SPACINGS: dict[SamplerName, Spacing] = {
     "ddim": "time",

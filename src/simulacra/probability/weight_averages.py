@@ -1,7 +1,7 @@
 """Weight averages of any length, after the training: post-hoc EMA (Karras et al. 2024, sec. 3, app. C).
 
-An average whose weight a round is 1 - 0.5^(fresh / (half-life * examples)), of so many fresh examples, is
-a power function of time,
+An average whose weight a round is 1 - 0.5^(fresh / (half-life * examples)), of so many examples in fresh
+batches, is a power function of time,
 
     theta_hat_gamma(t) = integral of p_gamma(tau, t) theta(tau) d tau,  0 to t,
     p_gamma(tau, t) = (gamma + 1) tau^gamma / t^(gamma + 1)             (their eq. 121),
@@ -17,8 +17,9 @@ with inner products in closed form. For t_a <= t_b (eq. 151)
 
 Changed: the x_i sum to one, so that weights which stand still come out as they are (their code divides
 by the sum afterwards). And time is exp(age), where each round adds fresh / examples to the age: so a
-round's weight is 1 - 0.5^(what it adds / half-life) exactly, from the first round on. But for the first
-rounds, exp(age) and the examples are proportional.
+round's weight is 1 - 0.5^(what it adds / half-life) exactly, from the first round on, whatever a sweep,
+which counts as one batch, adds to the examples. Else, and but for the first rounds, exp(age) and the
+examples are proportional.
 
 T. Karras, M. Aittala, J. Lehtinen, J. Hellsten, T. Aila, S. Laine. Analyzing and Improving the Training
 Dynamics of Diffusion Models. CVPR 2024.

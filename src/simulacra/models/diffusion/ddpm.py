@@ -68,9 +68,10 @@ class Config:
     half as many, at least one. ``backbone`` may be a transformer instead (``layers/backbone.py``).
     ``label_dropout`` is the share of training data whose condition is left out, and a model of classes
     with ``guidance`` by a classifier has one beside it. ``sampler``, ``spacing``,
-    ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's. ``likelihood`` is the
-    bound, from ``bound_steps`` draws of t, or that of the probability flow in ``flow_steps`` steps, an
-    estimate; neither these nor the sampler's touch weights."""
+    ``num_inference_steps``, ``eta`` and ``guidance_scale`` are the sampler's: steps even in time, in its
+    root ("quadratic", as Song et al. 2021 took them for CIFAR-10), in sigma^(1/7) or in log-SNR.
+    ``likelihood`` is the bound, from ``bound_steps`` draws of t, or that of the probability flow in
+    ``flow_steps`` steps, an estimate; neither these nor the sampler's touch weights."""
 
     channels: int = 32
     blocks: int = 5

@@ -45,7 +45,14 @@ from simulacra.layers.denoising import dropped
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, readable_sigma
 from simulacra.probability.noise import Noise
-from simulacra.probability.samplers import Guess, Level, SamplerName, Spacing, spaced
+from simulacra.probability.samplers import (
+    Guess,
+    Level,
+    SamplerName,
+    Spacing,
+    TimelessSpacing,
+    spaced,
+)
 from simulacra.spaces import Images, Space
 
 MEAN, DEVIATION = -1.2, 1.2
@@ -57,14 +64,15 @@ HIGH, LOW = 80.0, 0.002
 @dataclass(frozen=True)
 class Config:
     """``blocks`` are those of the lowest resolution, each larger one has half as many; ``score_steps``
-    the noise levels of an anomaly score. The settings of the sampler do not touch weights."""
+    the noise levels of an anomaly score. The settings of the sampler do not touch weights; of ``spacing``
+    "time" is as "karras", for there is none."""
 
     channels: int = 32
     blocks: int = 5
     dropout: float = 0.0
     label_dropout: float = 0.1
     sampler: SamplerName = "heun"
-    spacing: Spacing | None = None
+    spacing: TimelessSpacing | None = None
     num_inference_steps: int = 18
     eta: float = 0.0
     guidance_scale: float = 0.0

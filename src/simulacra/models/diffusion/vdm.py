@@ -60,7 +60,15 @@ from simulacra.layers.front_door import as_device
 from simulacra.optimisation import Optimiser
 from simulacra.probability.diffusion import Scales, levels_log_prob, readable_sigma
 from simulacra.probability.noise import Noise, scoring_noise
-from simulacra.probability.samplers import CLEAN, Guess, Level, SamplerName, Spacing, spaced
+from simulacra.probability.samplers import (
+    CLEAN,
+    Guess,
+    Level,
+    SamplerName,
+    Spacing,
+    TimelessSpacing,
+    spaced,
+)
 from simulacra.spaces import Images, Space
 
 LOWEST = -8.0
@@ -80,7 +88,7 @@ class Config:
     schedule: Literal["learned", "linear"] = "learned"
     label_dropout: float = 0.1
     sampler: SamplerName = "ancestral"
-    spacing: Spacing | None = None
+    spacing: TimelessSpacing | None = None
     num_inference_steps: int = 100
     eta: float = 0.0
     guidance_scale: float = 0.0
@@ -169,11 +177,11 @@ class VDM(GaussianDiffusion, Sampler, Gradual, Variator, Density, Completer, Sco
         return self.config.bound_steps
 
     def _path(self, count: int, spacing: Spacing) -> list[Level]:
-        """Even in t, which the schedule makes log-SNR of, or in its root; or as ``spaced`` does."""
-        if spacing not in ("time", "quadratic"):
+        """Even in t, which the schedule makes log-SNR of; or as ``spaced`` does."""
+        if spacing != "time":
             return spaced(math.exp(-LOWEST / 2), math.exp(-self.highest / 2), count, spacing)
         places = torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
-        log_snr, _ = self._drawn(places**2 if spacing == "quadratic" else places)
+        log_snr, _ = self._drawn(places)
         return [*(Level.preserving(math.exp(-one / 2)) for one in log_snr.tolist()), CLEAN]
 
     def _drawn(self, places: Tensor) -> tuple[Tensor, Tensor]:
