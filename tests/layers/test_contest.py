@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import (
-    Augmentation,
-    cut_out,
-    recoloured,
-    slanted,
-    translated,
-)
+from simulacra.layers.augmentation import Augmentation, cut_out, recoloured
 from simulacra.layers.contest import Contest, Sides, packed
 from simulacra.layers.convolutional_pair import ConvolutionalCritic
 from simulacra.layers.critic_head import CriticHead, MinibatchDiscrimination, Opinion
@@ -280,7 +274,7 @@ def test_what_is_augmented_can_be_told_apart_again():
     """Of all 16 binary images of two times two, and any p below one, the mixture of moves has an inverse:
     no two distributions of data become the same, so what is learnt of moved data are the data."""
     images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(16, 1, 2, 2)
-    augmentation = Augmentation(0.5, 0.0, 0.0, target=0.6)
+    augmentation = Augmentation(0.5, 0.0, 0.0, 0.6)
     draws = 4000
     places = torch.tensor([8, 4, 2, 1])
 
@@ -315,7 +309,7 @@ def noise_of(rows):
 
 
 def test_the_strength_of_augmentation_follows_how_sure_the_critic_is():
-    augmentation = Augmentation(0.1, 0.2, 0.5, target=0.6)
+    augmentation = Augmentation(0.1, 0.2, 0.5, 0.6)
     for _ in range(10):
         augmentation.adapt(0.9, 1000)
     assert augmentation.strength.item() == pytest.approx(0.1)
@@ -325,32 +319,6 @@ def test_the_strength_of_augmentation_follows_how_sure_the_critic_is():
     assert augmentation.strength.item() == 0
     game, critic = contest()
     assert -1 <= float(game.sureness(critic, sides(), noise(6))) <= 1
-
-
-def test_a_slant_moves_each_row_by_its_height():
-    x = torch.arange(2 * 5 * 7).reshape(2, 1, 5, 7).float().requires_grad_()
-    assert torch.equal(slanted(x, torch.full((2, 1), 0.5), 1.0), x)
-    leant = slanted(x, torch.tensor([[0.0], [1.0]]), 1.0)
-    for row in range(5):
-        places = torch.arange(7)
-        for image, away in ((0, 2 - row), (1, row - 2)):
-            assert torch.equal(leant[image, 0, row], x[image, 0, row, (places + away).clamp(0, 6)])
-    (slope,) = torch.autograd.grad(leant.sum(), x)
-    assert slope.sum() == x.numel()
-    assert torch.equal(slanted(x, torch.zeros(2, 1), 0.2), x)
-    # A reach that is rounded down, and a place that is rounded up.
-    assert slanted(torch.zeros(1, 1, 96, 96), torch.zeros(1, 1), 0.6).shape == (1, 1, 96, 96)
-
-
-@pytest.mark.parametrize("move", ["shift", "cut", "colour", "slant"])
-def test_each_move_is_the_one_that_the_rules_name(move):
-    moved = {"shift": translated, "cut": cut_out, "colour": recoloured, "slant": slanted}
-    game, _ = contest(**{move: 0.4})
-    ((found, draws, share),) = game.augmentation.moves
-    assert (found, share) == (moved[move], 0.4)
-    x = torch.rand((6, 1, 8, 8), generator=seeded())
-    assert not torch.equal(game.augmentation(x, noise(6)), x)
-    assert torch.equal(game.augmentation(x, noise(6)), found(x, noise(6).uniform(draws), share))
 
 
 def test_moves_are_what_they_say():

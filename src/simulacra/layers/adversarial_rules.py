@@ -27,8 +27,8 @@ class Rules:
     critic's weights by their norms. ``critic_steps`` are those of one round, ``critic_rate`` the
     critic's learning rate as a multiple of the generator's (Heusel et al. 2017), ``unrolled`` those of
     size ``unrolled_rate`` that the generator looks ahead. ``pack`` data are judged at once;
-    ``minibatch`` is what the critic sees of the batch. ``shift``, ``cut``, ``colour`` and ``slant`` move
-    what it sees of images, always or, where ``adaptive`` is ADA's target (0.6), as often as is needed.
+    ``minibatch`` is what the critic sees of the batch. ``shift``, ``cut`` and ``colour`` move what it
+    sees of images, always or, where ``adaptive`` is ADA's target (0.6), as often as is needed.
     ``conditioning``: how a class enters the critic. ``average``: the half-life of the generator's weight
     average as a share of the data seen, 0 for the last weights."""
 
@@ -49,7 +49,6 @@ class Rules:
     shift: float = 0.0
     cut: float = 0.0
     colour: float = 0.0
-    slant: float = 0.0
     adaptive: float = 0.0
     conditioning: Conditioning = "projection"
     average: float = 0.05

@@ -1,7 +1,6 @@
 """Differentiable augmentation: what a critic sees, real or not, moved about.
 
-DiffAugment (Zhao et al. 2020) always moves, all data alike: shifts, a square cut out, colours; slants are
-ours, for writing, whose readers heed none. ADA
+DiffAugment (Zhao et al. 2020) always moves, all data alike: shifts, a square cut out, colours. ADA
 (Karras et al. 2020a) makes each move with a probability p only, so that what is learnt is of the data as
 they are (a mixture of the identity with moves can be inverted while p is below one, their sec. 2.2), and
 raises p while the critic is surer of the training data than ``target``, lowers it else (their sec. 3.2).
@@ -39,27 +38,9 @@ def translated(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     padded = functional.pad(x, (reach_x, reach_x, reach_y, reach_y), mode="replicate")
     rows = shift[:, :1] + torch.arange(height, device=x.device)
     columns = shift[:, 1:] + torch.arange(width, device=x.device)
-    return _picked(padded, rows[:, :, None], columns[:, None, :])
-
-
-def slanted(x: Tensor, uniform: Tensor, share: float) -> Tensor:
-    """Images (n, C, H, W) whose rows are shifted in proportion to their height, by whole pixels, up to
-    ``share`` of a pixel a row either way, the edge repeated; ``uniform`` (n, 1)."""
-    height, width = x.shape[2:]
-    reach = round(share * (height - 1) / 2)
-    if not reach:
-        return x
-    rows = torch.arange(height, device=x.device)
-    away = (share * (2 * uniform - 1) * (rows - (height - 1) / 2)).round().clamp(-reach, reach)
-    padded = functional.pad(x, (reach, reach, 0, 0), mode="replicate")
-    columns = (reach + away.long())[:, :, None] + torch.arange(width, device=x.device)
-    return _picked(padded, rows[:, None], columns)
-
-
-def _picked(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The pixels of x (n, C, H, W) at places that each image has of its own."""
     which = torch.arange(len(x), device=x.device)[:, None, None]
-    return x.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
+    picked = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
 
 
 def cut_out(x: Tensor, uniform: Tensor, share: float) -> Tensor:
@@ -85,7 +66,7 @@ def recoloured(x: Tensor, uniform: Tensor, share: float) -> Tensor:
 
 
 class Augmentation(nn.Module):
-    """Moves of images (n, C, H, W): shares of ``shift``, ``cut``, ``colour`` and ``slant``, 0 for none.
+    """Moves of images (n, C, H, W): shares of ``shift``, ``cut`` and ``colour``, 0 for none of it.
 
     ``target``: 0, and every image is moved; else ADA's, and ``strength``, its p, is a buffer that only
     ``adapt`` moves.
@@ -93,16 +74,9 @@ class Augmentation(nn.Module):
 
     strength: Tensor
 
-    def __init__(
-        self, shift: float, cut: float, colour: float, slant: float = 0.0, *, target: float = 0.0
-    ) -> None:
+    def __init__(self, shift: float, cut: float, colour: float, target: float = 0.0) -> None:
         super().__init__()
-        moves = (
-            (slanted, 1, slant),
-            (translated, 2, shift),
-            (cut_out, 2, cut),
-            (recoloured, 3, colour),
-        )
+        moves = ((translated, 2, shift), (cut_out, 2, cut), (recoloured, 3, colour))
         self.moves = [one for one in moves if one[2]]
         self.target = target
         if target:

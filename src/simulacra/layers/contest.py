@@ -71,8 +71,7 @@ class Contest(nn.Module):
         require_sense(rules, batch_size)
         self.rules = rules
         self.pair = LOSSES[rules.loss]
-        moves = rules.shift, rules.cut, rules.colour, rules.slant
-        self.augmentation = Augmentation(*moves, target=rules.adaptive)
+        self.augmentation = Augmentation(rules.shift, rules.cut, rules.colour, rules.adaptive)
         if rules.spectral:
             normalise_spectrally(critic)
 
