@@ -7,6 +7,7 @@ import torch
 
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
+from simulacra.layers.augmentation import ADAPT_EVERY, IMAGES_TO_ONE
 from simulacra.models.adversarial.dcgan import DCGAN, Config
 from simulacra.probability.noise import row_noise
 from simulacra.spaces import Images, Labels
@@ -46,6 +47,17 @@ def test_the_penalty_is_the_mean_squared_slope():
     mean = torch.stack(slopes).square().flatten(1).sum(1).mean()
     assert told.numbers["squared slope"].item() == pytest.approx(float(mean), rel=1e-5)
     assert told.value.item() == pytest.approx(0.5 * 3.0 * 5 * float(mean), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_augmentation_adapts_by_the_data_of_every_critic_step(steps, monkeypatch):
+    config = Config(channels=8, batch_size=20, shift=0.1, adaptive=0.6, critic_steps=steps)
+    model = DCGAN(Images(1, 8, 8), config)
+    monkeypatch.setattr(model.contest, "sureness", lambda *given: torch.tensor(1.0))
+    batch = Batch(model.space.random(20, seeded()))
+    told = model.adapt(iter([batch]), row_noise(20, seeded(), "cpu"), Clock())
+    seen = ADAPT_EVERY * steps * 20
+    assert told["strength of augmentation"] == pytest.approx(seen / IMAGES_TO_ONE, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 9), (1, 28, 28), (4, 5, 5)])
