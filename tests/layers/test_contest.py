@@ -1,6 +1,7 @@
 """The rules of the adversarial game: each loss has its optimum, each gradient its path."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,16 @@ import torch
 from torch import nn
 
 from simulacra.layers.adversarial_rules import Rules
-from simulacra.layers.augmentation import Augmentation, cut_out, recoloured
+from simulacra.layers.augmentation import (
+    SHIFT,
+    SLANT,
+    STRETCH,
+    TURN,
+    Augmentation,
+    cut_out,
+    distorted,
+    recoloured,
+)
 from simulacra.layers.contest import Contest, Sides, packed
 from simulacra.layers.convolutional_pair import ConvolutionalCritic
 from simulacra.layers.critic_head import CriticHead, MinibatchDiscrimination, Opinion
@@ -331,6 +341,35 @@ def test_moves_are_what_they_say():
     assert torch.allclose(still, x, atol=1e-6)
     brighter = recoloured(x, torch.tensor([[1.0, 0.5, 0.5]] * 3), 1.0)
     assert torch.allclose(brighter, x + 0.5, atol=1e-5)
+
+
+def test_views_are_distorted_by_what_they_say():
+    places = (torch.arange(64) + 0.5) / 32 - 1
+    down, across = torch.meshgrid(places, places, indexing="ij")
+    here = torch.stack([across, down])[None]
+    still = [0.5] * 6
+    assert torch.allclose(distorted(here, torch.tensor([still]), 1.0), here, atol=1e-6)
+    assert torch.allclose(
+        distorted(here, torch.rand((1, 6), generator=seeded()), 0.0), here, atol=1e-6
+    )
+    # What is seen in the middle third comes from where the move says, not from the repeated edge.
+    cos, sin, middle = math.cos(TURN), math.sin(TURN), slice(22, 42)
+    for move, where in (
+        (0, (cos * across - sin * down, sin * across + cos * down)),
+        (1, (across + SLANT * down, down)),
+        (2, (math.exp(STRETCH) * across, down)),
+        (3, (across, math.exp(STRETCH) * down)),
+        (4, (across + SHIFT, down)),
+        (5, (across, down + SHIFT)),
+    ):
+        uniform = torch.tensor([still])
+        uniform[0, move] = 1.0
+        seen = distorted(here, uniform, 1.0)[0, :, middle, middle]
+        assert torch.allclose(seen, torch.stack(where)[:, middle, middle], atol=1e-5)
+    x = here.clone().requires_grad_()
+    distorted(x, torch.rand((1, 6), generator=seeded()), 1.0).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,62 @@ def test_codes_of_two_pictures_are_found_without_labels():
     assert right > 0.95
 
 
+def slanted_bars(count):
+    """One bar or two, slanted to one side or to the other: images, and which have two."""
+    down, across = (
+        axis.float() - 5.5 for axis in torch.meshgrid(2 * [torch.arange(12)], indexing="ij")
+    )
+    two, side = torch.randint(2, (2, count), generator=seeded())
+    slope = 0.35 * (2 * side - 1)[:, None, None]
+
+    def bar(place):
+        return (1.2 - (across - place - slope * down).abs()).clamp(0, 1) * (down.abs() < 5)
+
+    x = torch.where(two[:, None, None] == 1, torch.maximum(bar(-2.5), bar(2.5)), bar(0.0))
+    return (255 * x).round().to(torch.uint8)[:, None], two
+
+
+@pytest.mark.parametrize(("views", "seed"), [(0.0, 0), (1.0, 0), (1.0, 1)])
+def test_classes_stand_for_what_views_leave_as_it_is(views, seed):
+    x, two = slanted_bars(400)
+    space = Images(1, 12, 12, 256)
+    torch.manual_seed(seed)
+    settings = {"classes": 2, "numbers": 1, "latent": 8, "channels": 8, "batch_size": 32}
+    one = InfoGAN(space, Config(**settings, learning_rate=2e-3, penalty=0.2, views=views))
+    play = Play(one, one.game(), seed=seed)
+    stream = Stream(Part(x, torch.arange(400), space), 32, seed=seed)
+    for report in play.rounds(stream, lambda clock: clock.rounds / 150):
+        assert not report.skipped
+    with play.averaged():
+        found = one.encode(x)[:, :2].argmax(1)
+    # Without views a slant tells classes apart as well as the number of bars does.
+    told = abs(2 * (found == two).float().mean() - 1)
+    assert told > 0.95 if views else told < 0.7
+
+
+def test_what_views_keep_is_the_information_of_the_classes():
+    one, x = model(classes=4), torch.zeros(64, 1, 8, 8)
+    noise = row_noise(64, seeded(), "cpu")
+    certain = 50 * torch.eye(4)
+    # Two views of one datum are told alike or not; nobody knows more than log 4.
+    for read, information in (
+        (lambda n: certain[torch.arange(n) % 4], math.log(4)),
+        (lambda n: torch.zeros(n, 4), 0.0),
+        (lambda n: certain[:1].expand(n, 4), 0.0),
+        (lambda n: certain[(torch.arange(n) + torch.arange(n) // 64) % 4], math.log(4) - 50),
+    ):
+        one._read = lambda features, read=read: (read(len(features)), None)
+        assert one._kept_by_views(x, noise).item() == pytest.approx(information, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
-    [({"classes": 1}, "CFG-173"), ({"pack": 2}, "CFG-235"), ({"unrolled": 1}, "CFG-235")],
+    [
+        ({"classes": 1}, "CFG-173"),
+        ({"pack": 2}, "CFG-235"),
+        ({"unrolled": 1}, "CFG-235"),
+        ({"views": -1.0}, "CFG-261"),
+    ],
 )
 def test_codes_that_nobody_can_read_are_refused(options, code):
     with pytest.raises(Refusal) as refusal:

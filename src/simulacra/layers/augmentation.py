@@ -65,6 +65,25 @@ def recoloured(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     return changed
 
 
+TURN, SLANT, STRETCH, SHIFT = 0.25, 0.5, 0.2, 0.15
+"""How far ``distorted`` goes with a share of one: radians, slopes, logarithms of sides' lengths, parts of
+half a side."""
+
+
+def distorted(x: Tensor, uniform: Tensor, share: float) -> Tensor:
+    """Images (n, C, H, W) turned, slanted, stretched and shifted, the edge repeated; ``uniform`` (n, 6)
+    says how. Gradients pass through."""
+    turn, slant, wide, high, across, down = (share * (2 * uniform.float() - 1)).T
+    cos, sin, slope = (TURN * turn).cos(), (TURN * turn).sin(), SLANT * slant
+    wide, high = (STRETCH * wide).exp(), (STRETCH * high).exp()
+    first = [wide * cos, wide * (slope * cos - sin), SHIFT * across]
+    second = [high * sin, high * (slope * sin + cos), SHIFT * down]
+    places = torch.stack(first + second, dim=1).reshape(-1, 2, 3)
+    grid = functional.affine_grid(places, list(x.shape), align_corners=False)
+    seen = functional.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
+    return seen.to(x.dtype)
+
+
 class Augmentation(nn.Module):
     """Moves of images (n, C, H, W): shares of ``shift``, ``cut`` and ``colour``, 0 for none of it.
 
