@@ -74,7 +74,8 @@ class ConvolutionalCritic(CriticHead):
         for part in self.body:
             if isinstance(part, nn.Conv2d) and part.stride == (2, 2):
                 # A stride of two loses the last row of an odd side, which is padded to keep it.
-                x = functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+                down, right = x.shape[2] % 2, x.shape[3] % 2
+                x = functional.pad(x, (0, right, 0, down)) if down or right else x
             x = part(x)
         return self.opinion(self.read(x), classes)
 
