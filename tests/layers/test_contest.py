@@ -143,13 +143,16 @@ def test_lazy_penalties_are_the_eager_ones_in_expectation():
     assert without + once / 5 == pytest.approx(whole, rel=1e-12)
 
 
-def test_a_penalty_falls_to_what_is_left():
-    game, critic = contest(penalty=2.0, penalty_left=0.01)
-    start, half, end = (
-        game.gradient_penalty(critic, sides(), noise(6), at).value.item() for at in (0, 0.5, 1)
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_penalty_weighs_what_it_is_told_to(every):
+    game, critic = contest(penalty=2.0, penalty_every=every)
+    one, some, none = (
+        game.critic_loss(critic, sides(), noise(6), weight).value.item()
+        + (every > 1) * game.gradient_penalty(critic, sides(), noise(6), weight).value.item()
+        for weight in (1.0, 0.1, 0.0)
     )
-    assert half == pytest.approx(0.1 * start)
-    assert end == pytest.approx(0.01 * start)
+    assert one > none
+    assert some - none == pytest.approx(0.1 * (one - none))
 
 
 def test_the_unrolled_gradient_is_that_of_two_steps_written_out():

@@ -49,6 +49,19 @@ def test_the_penalty_is_the_mean_squared_slope():
     assert told.value.item() == pytest.approx(0.5 * 3.0 * 5 * float(mean), rel=1e-5)
 
 
+def test_a_penalty_falls_to_what_is_left():
+    model = DCGAN(Images(1, 4, 4, 2), Config(channels=8, penalty_left=0.01))
+    batch = Batch(model.space.random(6, seeded()))
+    start, half, end = (
+        model.gradient_penalty(
+            batch, row_noise(6, seeded(), "cpu"), Clock(progress=at)
+        ).value.item()
+        for at in (0.0, 0.5, 1.0)
+    )
+    assert half == pytest.approx(0.1 * start)
+    assert end == pytest.approx(0.01 * start)
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_augmentation_adapts_by_the_data_of_every_critic_step(steps, monkeypatch):
     config = Config(channels=8, batch_size=20, shift=0.1, adaptive=0.6, critic_steps=steps)

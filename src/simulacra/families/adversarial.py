@@ -49,6 +49,8 @@ class AdversarialConfig(Protocol):
     @property
     def penalty_every(self) -> int: ...
     @property
+    def penalty_left(self) -> float: ...
+    @property
     def spectral(self) -> bool: ...
     @property
     def average(self) -> float: ...
@@ -91,18 +93,22 @@ class AdversarialModel(nn.Module):
         """The stages that the turns of the contest are played in."""
         return (Stage(turns),)
 
+    def _penalty_weight(self, clock: Clock) -> float:
+        """What is left of the penalty."""
+        return float(self.config.penalty_left**clock.progress)
+
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise, clock.progress)
+        told = self.contest.critic_loss(self.critic, sides, noise, self._penalty_weight(clock))
         return Loss(told.value, told.numbers)
 
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The regulariser, for all the rounds that it was left out."""
         with torch.no_grad():
             sides = self._sides(batch, noise, makes=self.contest.penalises_made)
-        told = self.contest.gradient_penalty(self.critic, sides, noise, clock.progress)
+        told = self.contest.gradient_penalty(self.critic, sides, noise, self._penalty_weight(clock))
         return Loss(told.value, told.numbers)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:

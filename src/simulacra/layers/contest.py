@@ -103,25 +103,25 @@ class Contest(nn.Module):
         return Opinion(told.logit.float(), told.features, told.classes)
 
     def critic_loss(
-        self, critic: Critic, sides: Sides, noise: Noise, progress: float = 0.0
+        self, critic: Critic, sides: Sides, noise: Noise, weight: float = 1.0
     ) -> Outcome:
-        """The critic's loss; with it the penalties, where they are not lazy."""
+        """The critic's loss; with it the penalties, times ``weight``, where they are not lazy."""
         real = self.opinion(critic, sides.real, sides.classes, noise)
         made = self.opinion(critic, sides.made.detach(), sides.classes, noise)
         value = self.pair.critic(real.logit, made.logit, self.rules.smooth)
         numbers = {"accuracy": accuracy(self.rules.loss, real.logit, made.logit).detach()}
         value = value + self._misread(real, sides)
         if self.penalised and not self.lazy:
-            penalty = self.gradient_penalty(critic, sides, noise, progress)
+            penalty = self.gradient_penalty(critic, sides, noise, weight)
             value, numbers = value + penalty.value, numbers | dict(penalty.numbers)
         return Outcome(value, numbers)
 
     def gradient_penalty(
-        self, critic: Critic, sides: Sides, noise: Noise, progress: float = 0.0
+        self, critic: Critic, sides: Sides, noise: Noise, weight: float = 1.0
     ) -> Outcome:
-        """The regulariser, for all the rounds that it is left out; ``progress`` is that of the run."""
+        """The regulariser, for all the rounds that it is left out, times ``weight``."""
         rules, numbers = self.rules, dict[str, Tensor]()
-        weight = rules.penalty * rules.penalty_every * rules.penalty_left**progress
+        weight = rules.penalty * rules.penalty_every * weight
         if rules.regulariser == "wgan-gp":
             share = noise.uniform().reshape(-1, *(1 for _ in sides.real.shape[1:])).to(sides.real)
             between = share * sides.real + (1 - share) * sides.made.to(sides.real)

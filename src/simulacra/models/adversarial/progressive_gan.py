@@ -275,6 +275,13 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         turns = [Rewrite("grow", self.grow, batches=0), *turns]
         return [Stage(turns, share=2.0**level) for level in range(len(self.sizes))]
 
+    def _penalty_weight(self, clock: Clock) -> float:
+        """Squared slopes count as at full size, where a pixel of a smaller image is a mean of many."""
+        (height, width), (high, wide) = self.sizes.all[self.height.level], self.sizes.all[-1]
+        counts = self.config.regulariser != "wgan-gp"
+        share = height * width / (high * wide) if counts else 1.0
+        return share * super()._penalty_weight(clock)
+
     def grow(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """The height that the clock asks for; a budget that grows makes nobody smaller."""
         part = min(1.0, clock.progress / FADE)
