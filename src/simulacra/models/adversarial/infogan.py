@@ -55,8 +55,8 @@ READ = 128
 """Units between the critic's features and the code."""
 
 NUMBER = 2.0
-"""What enters for a number of one: as one dimension of the noise it would tell next to nothing, and at twice
-as much as this it takes part in telling classes."""
+"""What enters for a number of one: as one dimension of the noise it would tell next to nothing, and at
+twice as much as this it takes part in telling classes."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return Made(self.generator(z), classes, numbers)
 
     def _beside(self, z: Tensor, code: Tensor) -> Tensor:
-        """Noise and a code, of which the class weighs as much as all of the noise, and a number as much as
-        some of its dimensions: what tells most of a datum is left to the noise else."""
+        """Noise and a code, of which the class weighs as much as all of the noise, and a number as much
+        as some of its dimensions: what tells most of a datum is left to the noise else."""
         weight = max(self.config.latent, 1) ** 0.5
         classes, numbers = code[:, : self.config.classes], code[:, self.config.classes :]
         return torch.cat([z, weight * classes, NUMBER * numbers], dim=1).to(self._weight)
