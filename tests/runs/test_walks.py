@@ -10,6 +10,7 @@ from simulacra.games import Batch
 from simulacra.refusals import Refusal
 from simulacra.runs.walks import (
     can_walk,
+    classes_and_numbers,
     crossings,
     interpolations,
     lerp,
@@ -88,6 +89,17 @@ def test_crossings_have_what_stands_on_the_left_and_above(labels):
         assert torch.equal(whole[0], again[3 + row])
         coarse = codes[3 + row].repeat(3, 1)
         assert torch.equal(sheet[1 + row, 1:], model.mix(coarse, codes[:3], 1, condition=label))
+
+
+def test_classes_stand_in_rows_along_which_one_number_moves():
+    class Told(Plain):
+        space = code_space = Vectors(5)
+        code_classes = 3
+
+    rows = classes_and_numbers(Told(), 1, 5).reshape(3, 5, 5)
+    assert torch.equal(rows[..., :3], torch.eye(3)[:, None].expand(3, 5, 3))
+    assert not rows[..., 3].any()
+    assert torch.equal(rows[..., 4], torch.linspace(-1, 1, 5).expand(3, 5))
 
 
 @pytest.mark.parametrize("labels", [None, Labels(3)], ids=["free", "conditional"])

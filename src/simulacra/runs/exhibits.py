@@ -1,9 +1,9 @@
 """Exhibits: what one trained run shows of its own test data, for its page.
 
 The strangest data with the entries that make them so, where the model has a score with maps; the codes in
-the plane, where it has codes; of images walks among codes, where codes lead back, and crossings, where
-they have several levels; what a conditional model draws when it is asked; and samples from noise on,
-where they come to be step by step.
+the plane, where it has codes; of images walks among codes, where codes lead back, the classes that they
+have found, and crossings, where they have several levels; what a conditional model draws when it is
+asked; and samples from noise on, where they come to be step by step.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from simulacra.runs.walks import (
     STEPS,
     WALKS,
     can_walk,
+    classes_and_numbers,
     coarse_levels,
     crossings,
     interpolations,
@@ -53,6 +54,8 @@ PATIENCE = 10.0
 
 MOST_ASKED, ANSWERS = 10, 8
 """Conditions that a model is asked for, and the samples that it draws for each."""
+MOST_NUMBERS = 3
+"""Numbers of a code beside its classes that are shown."""
 ROWS, WIDEST = 8, 40
 """Strange rows of a table that are shown, and columns."""
 
@@ -73,6 +76,7 @@ def exhibits(model: Any, data: Dataset, seed: int) -> list[Exhibit]:
         plane_of_codes(model, data, seed),
         ways_between(model, data),
         moved_units(model, data),
+        classes_found(model, data),
         crossed_data(model, data),
         asked_and_drawn(model, data, seed),
         from_noise(model, data, seed),
@@ -210,6 +214,26 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
         f"The code of the first test datum, with one unit a row moved by {-REACH:g} to {REACH:g} "
         f"standard deviations of {len(batch):,} codes: the most active units, {listed}.",
         _broad(traversals(model, batch, codes=codes), data.space, "traversals of codes"),
+    )
+
+
+def classes_found(model: Any, data: Dataset) -> Exhibit | None:
+    """What the classes and the numbers of a code stand for; None for a model that finds none."""
+    classes: int = getattr(model, "code_classes", 0)
+    if not classes or not isinstance(data.space, Images):
+        return None
+    numbers = min(model.code_space.shape[0] - classes, MOST_NUMBERS)
+    if not numbers:
+        return None
+    pictures = [
+        _broad(classes_and_numbers(model, number), data.space, f"classes, and number {number + 1}")
+        for number in range(numbers)
+    ]
+    return Exhibit(
+        "Classes found without labels",
+        f"A row for each of the {classes} classes of a code, along which a number of it goes from -1 to "
+        "1, a picture for each number; the others and the noise are nought.",
+        "".join(pictures),
     )
 
 

@@ -121,6 +121,16 @@ def traversals(
     return _decoded(model, flat, labels)
 
 
+def classes_and_numbers(model: Any, number: int, steps: int = STEPS) -> Tensor:
+    """A row of ``steps`` elements for each of the ``code_classes`` that a code begins with, as one of the
+    numbers after them goes from -1 to 1; the others are nought."""
+    classes: int = model.code_classes
+    codes = torch.zeros(classes, steps, *model.code_space.shape)
+    codes[..., :classes] = torch.eye(classes)[:, None]
+    codes[..., classes + number] = torch.linspace(-1, 1, steps)
+    return _decoded(model, codes.flatten(0, 1), None)
+
+
 def coarse_levels(model: Any, level: int | None = None) -> int:
     """How many levels of a code count as coarse: those asked for, or half; refused where there are none
     such."""

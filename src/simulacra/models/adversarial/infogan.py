@@ -121,6 +121,11 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         """Chances of the classes, and the numbers."""
         return Vectors(self.config.classes + self.config.numbers)
 
+    @property
+    def code_classes(self) -> int:
+        """So many chances of classes stand first in a code; its numbers follow."""
+        return self.config.classes
+
     @torch.no_grad()
     def sample(
         self,
