@@ -346,6 +346,21 @@ def test_moves_are_what_they_say():
     assert torch.allclose(brighter, x + 0.5, atol=1e-5)
 
 
+def test_views_of_oblong_images_are_turned_and_slanted_in_pixels():
+    """All moves at once, by the matrix that the docstring gives."""
+    down, across = torch.meshgrid(torch.arange(48) - 23.5, torch.arange(24) - 11.5, indexing="ij")
+    uniform = torch.tensor([0.9, 0.2, 0.7, 0.4, 0.6, 0.3])
+    turn, slope, wide, high, right, below = (2 * uniform - 1).tolist()
+    turn, slope = TURN * turn, SLANT * slope
+    stretched = torch.diag(torch.tensor([math.exp(STRETCH * wide), math.exp(STRETCH * high)]))
+    turned = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    matrix = stretched @ turned @ torch.tensor([[1.0, slope], [0.0, 1.0]])
+    shift = torch.tensor([SHIFT * right * 12, SHIFT * below * 24])
+    wanted = torch.einsum("ab,bij->aij", matrix, torch.stack([across, down])) + shift[:, None, None]
+    seen = distorted(torch.stack([across, down])[None], uniform[None], 1.0)[0]
+    torch.testing.assert_close(seen[:, 16:32, 8:16], wanted[:, 16:32, 8:16], atol=1e-4, rtol=0)
+
+
 def test_views_are_distorted_by_what_they_say():
     places = (torch.arange(64) + 0.5) / 32 - 1
     down, across = torch.meshgrid(places, places, indexing="ij")
@@ -369,6 +384,9 @@ def test_views_are_distorted_by_what_they_say():
         uniform[0, move] = 1.0
         seen = distorted(here, uniform, 1.0)[0, :, middle, middle]
         assert torch.allclose(seen, torch.stack(where)[:, middle, middle], atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = distorted(here, torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0, 0.5]]), 1.0)
+    torch.testing.assert_close(again[0, 0, middle, middle], (across + SHIFT)[middle, middle])
     x = here.clone().requires_grad_()
     distorted(x, torch.rand((1, 6), generator=seeded()), 1.0).sum().backward()
     assert x.grad is not None

@@ -114,6 +114,26 @@ def test_what_views_keep_is_the_information_of_the_classes():
         assert one._kept_by_views(x, noise).item() == pytest.approx(information, abs=1e-4)
 
 
+def test_what_views_keep_moves_the_reader_alone_and_by_two_views_that_differ():
+    one, x = model(classes=4), SPACE.random(32, seeded()).float()
+    seen = []
+    read = one._read
+    one._read = lambda features: (seen.append(features), read(features))[1]
+    one._kept_by_views(x, row_noise(32, seeded(), "cpu")).backward()
+    first, last = seen[0].chunk(2)
+    assert not torch.allclose(first, last)
+    assert all(p.grad is None for p in [*one.critic.parameters(), *one.generator.parameters()])
+    assert all(p.grad is not None for p in one.reader.parameters())
+
+
+def test_a_class_that_nobody_takes_leaves_slopes_finite():
+    one, x = model(classes=4), torch.zeros(32, 1, 8, 8)
+    with torch.no_grad():
+        one.reader[-1].bias[:4] = torch.tensor([0.0, 1.0, -200.0, -400.0])
+    one._kept_by_views(x, row_noise(32, seeded(), "cpu")).backward()
+    assert all(p.grad.isfinite().all() for p in one.reader.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -121,6 +141,7 @@ def test_what_views_keep_is_the_information_of_the_classes():
         ({"pack": 2}, "CFG-235"),
         ({"unrolled": 1}, "CFG-235"),
         ({"views": -1.0}, "CFG-261"),
+        ({"views": 2.1}, "CFG-261"),
     ],
 )
 def test_codes_that_nobody_can_read_are_refused(options, code):

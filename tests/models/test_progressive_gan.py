@@ -132,6 +132,18 @@ def test_squared_slopes_of_small_images_count_as_at_full_size(regulariser):
         assert counted == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_penalty_falls_once_through_all_stages():
+    model = built(config=replace(SMALL, penalty_left=0.01))
+    model.critic.grown.fill_(2000)
+    told = [
+        model._penalty_weight(Clock(stage=stage, progress=progress))
+        for stage in range(3)
+        for progress in (0.0, 0.5, 1.0)
+    ]
+    done = [0, 0.5, 1, 1, 2, 3, 3, 5, 7]
+    assert told == pytest.approx([0.01 ** (one / 7) for one in done])
+
+
 @pytest.mark.parametrize("shape", [(3, 13, 9), (4, 5, 5)])
 def test_images_of_all_sizes_come_out_at_all_heights(shape):
     model = built(Images(*shape), condition=Labels(3))

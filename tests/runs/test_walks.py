@@ -96,10 +96,11 @@ def test_classes_stand_in_rows_along_which_one_number_moves():
         space = code_space = Vectors(5)
         code_classes = 3
 
-    rows = classes_and_numbers(Told(), 1, 5).reshape(3, 5, 5)
+    rows = classes_and_numbers(Told(), 1, 9, 5).reshape(3, 5, 5)
     assert torch.equal(rows[..., :3], torch.eye(3)[:, None].expand(3, 5, 3))
     assert not rows[..., 3].any()
     assert torch.equal(rows[..., 4], torch.linspace(-1, 1, 5).expand(3, 5))
+    assert torch.equal(classes_and_numbers(Told(), None, 2), torch.eye(5)[:2])
 
 
 @pytest.mark.parametrize("labels", [None, Labels(3)], ids=["free", "conditional"])

@@ -72,15 +72,25 @@ half a side."""
 
 def distorted(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     """Images (n, C, H, W) turned, slanted, stretched and shifted, the edge repeated; ``uniform`` (n, 6)
-    says how. Gradients pass through."""
+    says how.
+
+    What is seen at p, in pixels from the middle, comes from diag(wide, high) R(turn) [[1, slope], [0, 1]]
+    p + shift, between pixels by linear interpolation. Gradients pass through.
+    """
+    height, width = x.shape[2:]
     turn, slant, wide, high, across, down = (share * (2 * uniform.float() - 1)).T
     cos, sin, slope = (TURN * turn).cos(), (TURN * turn).sin(), SLANT * slant
     wide, high = (STRETCH * wide).exp(), (STRETCH * high).exp()
-    first = [wide * cos, wide * (slope * cos - sin), SHIFT * across]
-    second = [high * sin, high * (slope * sin + cos), SHIFT * down]
+    # The grid counts in halves of sides, and a slope is one of pixels.
+    first = [wide * cos, wide * (slope * cos - sin) * height / width, SHIFT * across]
+    second = [high * sin * width / height, high * (slope * sin + cos), SHIFT * down]
     places = torch.stack(first + second, dim=1).reshape(-1, 2, 3)
-    grid = functional.affine_grid(places, list(x.shape), align_corners=False)
-    seen = functional.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
+    edge = torch.tensor([1 - 1 / width, 1 - 1 / height], device=x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        grid = functional.affine_grid(places, list(x.shape), align_corners=False)
+        # Cut here, the edge is repeated on every kind of device.
+        grid = torch.minimum(torch.maximum(grid, -edge), edge)
+        seen = functional.grid_sample(x.float(), grid, align_corners=False)
     return seen.to(x.dtype)
 
 

@@ -54,8 +54,8 @@ PATIENCE = 10.0
 
 MOST_ASKED, ANSWERS = 10, 8
 """Conditions that a model is asked for, and the samples that it draws for each."""
-MOST_NUMBERS = 3
-"""Numbers of a code beside its classes that are shown."""
+FOUND, MOST_CLASSES, MOST_NUMBERS = "Classes found without labels", 20, 3
+"""A title; classes of a code that are shown, and numbers beside them."""
 ROWS, WIDEST = 8, 40
 """Strange rows of a table that are shown, and columns."""
 
@@ -218,21 +218,28 @@ def moved_units(model: Any, data: Dataset) -> Exhibit | None:
 
 
 def classes_found(model: Any, data: Dataset) -> Exhibit | None:
-    """What the classes and the numbers of a code stand for; None for a model that finds none."""
+    """What the classes and the numbers of a code stand for; None for a model that finds no classes."""
     classes: int = getattr(model, "code_classes", 0)
     if not classes or not isinstance(data.space, Images):
         return None
     numbers = min(model.code_space.shape[0] - classes, MOST_NUMBERS)
+    which = f"the first {MOST_CLASSES} of {classes}" if classes > MOST_CLASSES else f"the {classes}"
     if not numbers:
-        return None
+        x = classes_and_numbers(model, None, MOST_CLASSES)
+        words = f"One for each of {which} classes of a code, without noise."
+        return Exhibit(FOUND, words, _broad(x, data.space, "classes"))
     pictures = [
-        _broad(classes_and_numbers(model, number), data.space, f"classes, and number {number + 1}")
-        for number in range(numbers)
+        _broad(
+            classes_and_numbers(model, one, MOST_CLASSES),
+            data.space,
+            f"classes and number {one + 1}",
+        )
+        for one in range(numbers)
     ]
     return Exhibit(
-        "Classes found without labels",
-        f"A row for each of the {classes} classes of a code, along which a number of it goes from -1 to "
-        "1, a picture for each number; the others and the noise are nought.",
+        FOUND,
+        f"A row for each of {which} classes of a code, along which a number of it goes from -1 to 1, a "
+        "picture for each number; the others and the noise are nought.",
         "".join(pictures),
     )
 

@@ -121,13 +121,17 @@ def traversals(
     return _decoded(model, flat, labels)
 
 
-def classes_and_numbers(model: Any, number: int, steps: int = STEPS) -> Tensor:
-    """A row of ``steps`` elements for each of the ``code_classes`` that a code begins with, as one of the
-    numbers after them goes from -1 to 1; the others are nought."""
+def classes_and_numbers(model: Any, number: int | None, most: int, steps: int = STEPS) -> Tensor:
+    """A row of elements for each of the first ``most`` of the ``code_classes`` that a code begins with.
+
+    It has ``steps`` of them, as one of the numbers after the classes goes from -1 to 1, or a single one
+    without a number; the other numbers are nought.
+    """
     classes: int = model.code_classes
-    codes = torch.zeros(classes, steps, *model.code_space.shape)
-    codes[..., :classes] = torch.eye(classes)[:, None]
-    codes[..., classes + number] = torch.linspace(-1, 1, steps)
+    codes = torch.zeros(min(most, classes), 1 if number is None else steps, *model.code_space.shape)
+    codes[..., :classes] = torch.eye(classes)[: len(codes), None]
+    if number is not None:
+        codes[..., classes + number] = torch.linspace(-1, 1, steps)
     return _decoded(model, codes.flatten(0, 1), None)
 
 

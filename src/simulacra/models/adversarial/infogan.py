@@ -17,9 +17,14 @@ two classes, and digits that are alike share one. A datum that is turned or slan
 same class. So classes are read off views v of what is made, and the class of one view of a datum off
 another, by the same bound with data and q in the generator's place,
 
-    I(c; v'(x)) >= E_{x, c ~ q(c|v(x))} log q(c | v'(x)) + H(E_x q(c|v(x))).
+    B = E log q(c | v'(x)) + H(E q(c | v(x))) <= I(c; v'(x)),     c ~ q(c | v(x)),
 
-What views change is left to the numbers, which are read off data as they are.
+over data x and views v, v' (means are those of a batch), and the generator and q lower
+
+    V(D, G) - lambda (E log q(c | v(G(z, c))) + B),
+
+of which B moves q alone. What views change is left to the numbers, which are read off what is made as the
+critic sees it.
 
 Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: views, as in Ojha, Singh, Hsieh
 & Lee 2020, who draw the codes of two views together by contrasts, and Ji, Henriques & Vedaldi 2019, who
@@ -30,6 +35,7 @@ that nobody moves the critic but itself; the critic as in DCGAN, with the option
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -41,7 +47,7 @@ from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Loss, Player
 from simulacra.layers.adversarial_rules import Rules, for_images
-from simulacra.layers.augmentation import TURN, distorted
+from simulacra.layers.augmentation import distorted
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.front_door import as_device, centred, levels_of
@@ -54,16 +60,18 @@ from simulacra.spaces import Images, Labels, Space, Vectors
 READ = 128
 """Units between the critic's features and the code."""
 
+MOST_VIEWS = 2
+
 NUMBER = 2.0
-"""What enters for a number of one: as one dimension of the noise it would tell next to nothing, and at
-twice as much as this it takes part in telling classes."""
+"""What enters for a number of one, so that numbers vary about as much as one dimension of the noise: at
+half of it they tell next to nothing, at twice as much they take part in telling classes."""
 
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class,
-    a tenth of it that of each number. ``views``: how far data are turned, slanted, stretched and shifted
-    before their class is read (``distorted``), 0 for not at all. All else is as in DCGAN."""
+    """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class
+    and of B, a tenth of it that of each number. ``views``: how far data are turned, slanted, stretched
+    and shifted before their class is read (``distorted``), 0 for not at all. All else is as in DCGAN."""
 
     classes: int = 10
     numbers: int = 2
@@ -176,8 +184,8 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return Made(self.generator(z), classes, numbers)
 
     def _beside(self, z: Tensor, code: Tensor) -> Tensor:
-        """Noise and a code, of which the class weighs as much as all of the noise, and a number as much
-        as some of its dimensions: what tells most of a datum is left to the noise else."""
+        """Noise and a code, of which the class weighs as much as all of the noise: what tells most of a
+        datum is left to the noise else."""
         weight = max(self.config.latent, 1) ** 0.5
         classes, numbers = code[:, : self.config.classes], code[:, self.config.classes :]
         return torch.cat([z, weight * classes, NUMBER * numbers], dim=1).to(self._weight)
@@ -192,7 +200,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return (*super()._makers(optimiser), reader)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """The generator's loss, and -lambda log q(c|x) of the codes, nats."""
+        """The generator's loss, and lambda times what codes are not told by, nats."""
         made = self._made(noise)
         sides = Sides(centred(batch.x, self.space.levels), made.x)
         told = self.contest.generator_loss(self.critic, sides, noise)
@@ -221,8 +229,9 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         chances = self._read(features)[0].float().log_softmax(1)
         one, other = chances.chunk(2)
         told = 0.5 * (one.exp() * other + other.exp() * one).sum(1).mean()
-        used = chances.exp().mean(0)
-        bound: Tensor = told + torch.special.entr(used).sum()
+        # In logarithms, since the slope of p log p is infinite where p is nought.
+        used = chances.logsumexp(0) - math.log(len(chances))
+        bound: Tensor = told - (used.exp() * used).sum()
         return bound
 
 
@@ -236,8 +245,6 @@ def _require_codes(config: Config) -> None:
     if config.classes < 2 or config.numbers < 0:
         reason = f"a code of {config.classes} classes and {config.numbers} numbers tells nothing"
         raise Refusal("CFG-173", reason, way_out="set classes to 2 or more, numbers to 0 or more")
-    if not 0 <= config.views <= 2:
-        reason = f"views {config.views} turn data by {TURN * config.views:.3g} radians"
-        raise Refusal(
-            "CFG-261", reason, way_out="set views to 0 (none) or up to 2; 1 is the default"
-        )
+    if not 0 <= config.views <= MOST_VIEWS:
+        reason = f"views {config.views} are none, or turn data by more than half a radian"
+        raise Refusal("CFG-261", reason, way_out=f"set views from 0, for none, to {MOST_VIEWS}")

@@ -276,11 +276,14 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         return [Stage(turns, share=2.0**level) for level in range(len(self.sizes))]
 
     def _penalty_weight(self, clock: Clock) -> float:
-        """Squared slopes count as at full size, where a pixel of a smaller image is a mean of many."""
+        """Squared slopes count as at full size, where a pixel of a smaller image is a mean of many; what
+        is left of the penalty goes by all stages' progress."""
         (height, width), (high, wide) = self.sizes.all[self.height.level], self.sizes.all[-1]
         counts = self.config.regulariser != "wgan-gp"
         share = height * width / (high * wide) if counts else 1.0
-        return share * super()._penalty_weight(clock)
+        done = 2**clock.stage * (1 + clock.progress) - 1
+        whole = replace(clock, progress=done / (2 ** len(self.sizes) - 1))
+        return share * super()._penalty_weight(whole)
 
     def grow(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """The height that the clock asks for; a budget that grows makes nobody smaller."""
