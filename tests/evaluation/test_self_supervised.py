@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from simulacra.evaluation.features import LEAST_TAUGHT, FeatureNet, learn_features
 from simulacra.evaluation.ladder import climb
 from simulacra.evaluation.networks import ConvolutionalBody, calibrate
-from simulacra.evaluation.self_supervised import BRIGHTNESS, TINT, contrast, view
+from simulacra.evaluation.self_supervised import BRIGHTNESS, STRETCH, TINT, TURN, contrast, view
 from simulacra.games import Batch
 
 from .conftest import DIGITS
@@ -48,6 +48,20 @@ def test_views_keep_what_they_must():
     tilted = view(slope, draw)
     # Never mirrored: left stays darker than right.
     assert bool((tilted[..., -4:].mean((1, 2, 3)) > tilted[..., :4].mean((1, 2, 3))).all())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 16), (16, 64)])
+def test_views_of_oblong_images_are_turned_as_those_of_square_ones(size):
+    """Of a slope along one axis a turned and stretched view has at most so much along the other."""
+    most = math.tan(TURN) * math.exp(2 * STRETCH) + 1e-3
+    for axis, slope in enumerate(torch.meshgrid(*map(torch.arange, size), indexing="ij")):
+        x = slope.float().expand(200, 1, *size) / 64 - 0.5
+        seen = view(x, torch.Generator().manual_seed(0))
+        high, wide = size[0] // 2, size[1] // 2
+        middle = seen[:, 0, high - 2 : high + 2, wide - 2 : wide + 2]
+        steps = [(middle[:, 2, 1] - middle[:, 1, 1]), (middle[:, 1, 2] - middle[:, 1, 1])]
+        share = (steps[1 - axis] / steps[axis]).abs()
+        assert 0.5 * math.tan(TURN) < float(share.max()) <= most
 
 
 def probe(features, digits):

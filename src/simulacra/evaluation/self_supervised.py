@@ -75,7 +75,7 @@ def contrast(z: Tensor, temperature: float = TEMPERATURE) -> Tensor:
 
 def view(pixels: Tensor, stream: torch.Generator) -> Tensor:
     """A view of each image, the same shape (n, C, H, W); pixels are in [-1, 1], views may leave it."""
-    count, channels = pixels.shape[:2]
+    count, channels, height, width = pixels.shape
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand((count, *shape), generator=stream)
@@ -85,7 +85,9 @@ def view(pixels: Tensor, stream: torch.Generator) -> Tensor:
     angle = between(-TURN, TURN)
     cos, sin = angle.cos(), angle.sin()
     left, top = between(-1, 1) * (1 - across), between(-1, 1) * (1 - down)
-    rows = [across * cos, -down * sin, left, across * sin, down * cos, top]
+    # The grid counts in halves of sides, and a turn is one of pixels.
+    rows = [across * cos, -down * sin * (height / width), left]
+    rows += [across * sin * (width / height), down * cos, top]
     where = torch.stack(rows, 1).reshape(-1, 2, 3)
     grid = functional.affine_grid(where, list(pixels.shape), align_corners=False)
     # Border, not nought: what lies outside an image is like its edge.
