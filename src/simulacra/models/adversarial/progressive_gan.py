@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from simulacra.contract import Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Rewrite, Stage, Turn
-from simulacra.layers.adversarial_rules import Minibatch, Rules, for_images
+from simulacra.layers.adversarial_rules import Minibatch, Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.equalised import (
     EqualisedConv2d,
     EqualisedLinear,
+    for_equalised,
     leaky,
     pixel_norm,
     require_no_norm,
@@ -216,7 +217,7 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         assert isinstance(space, Images)
         pixels = space.height * space.width
         config = Config(channels=32 if pixels <= 256 else 16)
-        return replace(config, **for_images(space, num_examples))
+        return replace(config, **for_equalised(space, num_examples))
 
     @classmethod
     def toy(cls) -> ProgressiveGAN:

@@ -35,12 +35,13 @@ from torch import Tensor, nn
 from simulacra.contract import Decoder, Encoder, Mixer, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Descent, Loss, Player, Turn, mean_over_processes
-from simulacra.layers.adversarial_rules import Minibatch, Rules, for_images
+from simulacra.layers.adversarial_rules import Minibatch, Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
 from simulacra.layers.equalised import (
     EqualisedConv2d,
     EqualisedLinear,
+    for_equalised,
     leaky,
     require_no_norm,
     with_deviation,
@@ -178,8 +179,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
         assert isinstance(space, Images)
         pixels = space.height * space.width
         config = Config(channels=32 if pixels <= 256 else 16)
-        config = replace(config, **for_images(space, num_examples))
-        config = replace(config, penalty=max(0.05, pixels / 4096))
+        config = replace(config, **for_equalised(space, num_examples))
         return replace(config, mixing=0.0, path_length=0.0) if pixels <= 32 * 32 else config
 
     @classmethod
