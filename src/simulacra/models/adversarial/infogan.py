@@ -62,10 +62,6 @@ READ = 128
 
 MOST_VIEWS = 2
 
-NUMBER = 2.0
-"""What enters for a number of one, so that numbers vary about as much as one dimension of the noise: at
-half of it they tell next to nothing, at twice as much they take part in telling classes."""
-
 
 @dataclass(frozen=True)
 class Config(Rules):
@@ -185,10 +181,10 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
 
     def _beside(self, z: Tensor, code: Tensor) -> Tensor:
         """Noise and a code, of which the class weighs as much as all of the noise: what tells most of a
-        datum is left to the noise else."""
+        datum is left to the noise else. Heavier numbers take part in telling classes (measured)."""
         weight = max(self.config.latent, 1) ** 0.5
         classes, numbers = code[:, : self.config.classes], code[:, self.config.classes :]
-        return torch.cat([z, weight * classes, NUMBER * numbers], dim=1).to(self._weight)
+        return torch.cat([z, weight * classes, numbers], dim=1).to(self._weight)
 
     def _sides(self, batch: Batch, noise: Noise, *, makes: bool = True) -> Sides:
         """Data, and as many made ones (or themselves)."""
