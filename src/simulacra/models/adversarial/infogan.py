@@ -61,6 +61,7 @@ READ = 128
 """Units between the critic's features and the code."""
 
 MOST_VIEWS = 2
+"""Twice as far as is recommended; beyond, few things are still what they were."""
 
 
 @dataclass(frozen=True)
