@@ -81,8 +81,8 @@ def with_deviation(x: Tensor) -> Tensor:
 
 
 def for_equalised(space: Images, num_examples: int) -> dict[str, Any]:
-    """What is recommended for images, with a quarter of the penalty: of runs on flowers, those with less of
-    it came nearer to the data."""
+    """What is recommended for images, with a quarter of the penalty: of runs on flowers, those with less
+    of it came nearer to the data."""
     found = for_images(space, num_examples)
     return found | {"penalty": found["penalty"] / 4}
 
