@@ -69,7 +69,7 @@ def told_last(folder: Path) -> dict[str, float]:
 def code_error(model: Any, x: torch.Tensor, y: torch.Tensor) -> float:
     """The share of data whose class of code is not that of their label, codes named at their best."""
     classes = model.config.classes
-    said = torch.cat([model.encode(part)[:, :classes].argmax(1) for part in x.split(500)])
+    said = torch.cat([model.encode(part)[:, :classes].argmax(1).cpu() for part in x.split(500)])
     table = torch.zeros(classes, int(y.max()) + 1)
     table.index_put_((said, y.long()), torch.ones(len(y)), accumulate=True)
     rows, columns = linear_sum_assignment(-table.numpy())

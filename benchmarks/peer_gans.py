@@ -2,7 +2,8 @@
 
 28 x 28 MNIST padded to 32 x 32, non-saturating loss, one critic step a round; a DCGAN without a
 regulariser, StyleGAN2 with a lazy R1. All end with the same metric: the Frechet distance of Gaussians in
-the first principal components of pixels.
+the first principal components of pixels. stylegan2-pytorch, which runs on CUDA only, has networks, losses
+and colours of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peer_runs import AT_ONCE, HELD_OUT, mnist, stand_in_for_torchvision, told
+from peer_runs import (
+    AT_ONCE,
+    HELD_OUT,
+    mnist,
+    stand_in_for_torchvision,
+    stand_in_for_what_it_never_calls,
+    told,
+)
 
-SIDE, BATCH, LATENT, CHANNELS, STEPS = 32, 64, 64, 32, 300
+SIDE, BATCH, LATENT, CHANNELS = 32, 64, 64, 32
+STEPS = {"cpu": 300, "cuda": 1500}
 RATE, BETAS = 2e-4, (0.5, 0.99)
-WARM, COMPONENTS = 3, 50
+WARM, COMPONENTS = {"cpu": 3, "cuda": 50}, 50
 METRIC = "Frechet distance in 50 principal components of pixels"
 
 
@@ -85,22 +94,44 @@ def apart(made: Tensor, test: Tensor) -> float:
     return frechet_distance((rows - mean) @ axes, (real - mean) @ axes)
 
 
-def _drawn(generator: nn.Module) -> Tensor:
+def _drawn(generator: nn.Module, device: str) -> Tensor:
     """Held-out many images."""
     with torch.no_grad():
-        many = [generator(torch.randn(AT_ONCE, LATENT)) for _ in range(HELD_OUT // AT_ONCE)]
-    return torch.cat(many)
+        z = [torch.randn(AT_ONCE, LATENT, device=device) for _ in range(HELD_OUT // AT_ONCE)]
+        return torch.cat([generator(one) for one in z]).cpu()
 
 
-def dcgan_ours() -> dict[str, Any]:
-    return _ours("dcgan", {"regulariser": "none", "learning_rate": RATE, "channels": CHANNELS})
+def _seconds(step: Callable[[], object], device: str) -> float:
+    """What all steps but the first take, with the work that they have left to the device."""
+    for _ in range(WARM[device]):
+        step()
+    _finished(device)
+    begun = time.perf_counter()
+    for _ in range(STEPS[device] - WARM[device]):
+        step()
+    _finished(device)
+    return time.perf_counter() - begun
 
 
-def stylegan2_ours() -> dict[str, Any]:
-    return _ours("stylegan2", {})
+def _finished(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
-def _ours(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _result(seconds: float, model: nn.Module, metric: float, device: str) -> dict[str, Any]:
+    return told((STEPS[device] - WARM[device]) * BATCH, seconds, model, metric, METRIC)
+
+
+def dcgan_ours(device: str) -> dict[str, Any]:
+    settings = {"regulariser": "none", "learning_rate": RATE, "channels": CHANNELS}
+    return _ours("dcgan", settings, device)
+
+
+def stylegan2_ours(device: str) -> dict[str, Any]:
+    return _ours("stylegan2", {}, device)
+
+
+def _ours(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     from simulacra import build
     from simulacra.data.dataset import Part, Stream
     from simulacra.games import Play
@@ -109,21 +140,20 @@ def _ours(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     train, test = ((255 * part).round().to(torch.uint8) for part in mnist(SIDE))
     model = build(name, Images(1, SIDE, SIDE), settings=settings, num_examples=len(train))
+    model, where = model.to(device), torch.device(device)
     game = model.game()
-    play = Play(model, game, bf16=game.bf16 and has_bf16(torch.device("cpu")))
-    stream = Stream(Part(train, torch.arange(len(train)), model.space), BATCH, seed=0)
+    play = Play(model, game, bf16=game.bf16 and has_bf16(where))
+    part = Part(train, torch.arange(len(train)), model.space)
     keep_freed_memory()
-    rounds = play.rounds(stream, lambda clock: 0.5 * clock.rounds / STEPS)
-    for _ in range(WARM):
-        next(rounds)
-    begun = time.perf_counter()
-    for _ in range(STEPS - WARM):
-        next(rounds)
-    seconds = time.perf_counter() - begun
+    rounds = play.rounds(
+        Stream(part, BATCH, seed=0, device=where),
+        lambda clock: 0.5 * clock.rounds / STEPS[device],
+    )
+    seconds = _seconds(lambda: next(rounds), device)
     draws = torch.Generator().manual_seed(0)
     made = torch.cat([model.sample(AT_ONCE, generator=draws) for _ in range(HELD_OUT // AT_ONCE)])
-    found = apart(made.float() / 127.5 - 1, test.float() / 127.5 - 1)
-    return told((STEPS - WARM) * BATCH, seconds, model, found, METRIC)
+    found = apart(made.cpu().float() / 127.5 - 1, test.float() / 127.5 - 1)
+    return _result(seconds, model, found, device)
 
 
 def _batches(train: Tensor, count: int) -> torch.utils.data.DataLoader[Any]:
@@ -132,10 +162,10 @@ def _batches(train: Tensor, count: int) -> torch.utils.data.DataLoader[Any]:
     return torch.utils.data.DataLoader(rows, BATCH, shuffle=True, drop_last=True)
 
 
-def dcgan_plain(best: bool) -> dict[str, Any]:
+def dcgan_plain(best: bool, device: str) -> dict[str, Any]:
     """PyTorch's own DCGAN tutorial, its steps and its order; at its best with every switch on."""
     train, test = (2 * part - 1 for part in mnist(SIDE))
-    generator, critic = Generator(), Critic()
+    generator, critic = Generator().to(device), Critic().to(device)
     both = nn.ModuleList([generator, critic])
     if best:
         for one in (generator, critic):
@@ -151,36 +181,33 @@ def dcgan_plain(best: bool) -> dict[str, Any]:
         logit = judge(x).float()
         return functional.binary_cross_entropy_with_logits(logit, torch.full_like(logit, label))
 
-    def step(x: Tensor) -> None:
+    count = STEPS[device]
+    if best:
+        order = torch.randperm(len(train))[: count * BATCH].split(BATCH)
+        feed = (train[one] for one in order)
+    else:
+        feed = (x for x, _ in _batches(train, count))
+
+    def step() -> None:
+        x = next(feed).to(device)
         if best:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=best):
+        with torch.autocast(device, torch.bfloat16, enabled=best):
             second.zero_grad()
             loss(x, 1.0).backward()
-            made = make(torch.randn(len(x), LATENT))
+            made = make(torch.randn(len(x), LATENT, device=device))
             loss(made.detach(), 0.0).backward()
             second.step()
             first.zero_grad()
             loss(made, 1.0).backward()
             first.step()
 
-    if best:
-        order = torch.randperm(len(train))[: STEPS * BATCH].split(BATCH)
-        feed = iter([train[one] for one in order])
-    else:
-        feed = (x for x, _ in _batches(train, STEPS))
-    for _ in range(WARM):
-        step(next(feed))
-    begun = time.perf_counter()
-    for x in feed:
-        step(x)
-    seconds = time.perf_counter() - begun
+    seconds = _seconds(step, device)
     generator.eval()
-    made = _drawn(generator)
-    return told((STEPS - WARM) * BATCH, seconds, both, apart(made, test), METRIC)
+    return _result(seconds, both, apart(_drawn(generator, device), test), device)
 
 
-def dcgan_torchgan() -> dict[str, Any]:
+def dcgan_torchgan(device: str) -> dict[str, Any]:
     """Its trainer with its defaults, on the same two networks."""
     stand_in_for_torchvision()
     os.environ["TENSORBOARD_LOGGING"] = "0"
@@ -223,20 +250,22 @@ def dcgan_torchgan() -> dict[str, Any]:
                 "discriminator": {"name": TheirCritic, "optimizer": adam},
             },
             [losses.MinimaxGeneratorLoss(), losses.MinimaxDiscriminatorLoss()],
-            device=torch.device("cpu"),
+            device=torch.device(device),
             epochs=1,
             checkpoints=str(Path(folder) / "gan"),
             recon=str(Path(folder) / "images"),
         )
-        run(_batches(train, WARM))
+        run(_batches(train, WARM[device]))
         run.epochs, run.start_epoch = 2, 1
+        _finished(device)
         begun = time.perf_counter()
-        run(_batches(train, STEPS - WARM))
+        run(_batches(train, STEPS[device] - WARM[device]))
+        _finished(device)
         seconds = time.perf_counter() - begun
     run.generator.eval()
-    made = _drawn(run.generator)
+    made = _drawn(run.generator, device)
     both = nn.ModuleList([run.generator, run.discriminator])
-    return told((STEPS - WARM) * BATCH, seconds, both, apart(made, test), METRIC)
+    return _result(seconds, both, apart(made, test), device)
 
 
 class Grouped(nn.Module):
@@ -258,7 +287,7 @@ class Grouped(nn.Module):
         return out.reshape(count, outputs, *out.shape[2:])
 
 
-def stylegan2_plain() -> dict[str, Any]:
+def stylegan2_plain(device: str) -> dict[str, Any]:
     """Our networks with grouped convolutions, in a loop as public implementations have it: fp32, a
     DataLoader, R1 every 16 steps, an average of the generator after each step."""
     from simulacra import build
@@ -273,6 +302,7 @@ def stylegan2_plain() -> dict[str, Any]:
     pictures = model.generator.synthesis.pictures
     for place in range(len(pictures)):
         pictures[place] = Grouped(pictures[place])
+    model.to(device)
     average = copy.deepcopy(model.generator)
     first, second = (
         torch.optim.Adam(one.parameters(), config.learning_rate, betas=(0.0, 0.99))
@@ -280,12 +310,16 @@ def stylegan2_plain() -> dict[str, Any]:
     )
 
     def made(generator: Any, count: int) -> Tensor:
-        noise = row_noise(count, None, torch.device("cpu"))
-        w = generator.mapping(torch.randn(count, config.latent), None)
+        noise = row_noise(count, None, torch.device(device))
+        w = generator.mapping(torch.randn(count, config.latent, device=device), None)
         x: Tensor = generator.synthesis(w[:, None].expand(-1, generator.synthesis.depth, -1), noise)
         return x
 
-    def step(x: Tensor, number: int) -> None:
+    feed = enumerate(x for x, _ in _batches(train, STEPS[device]))
+
+    def step() -> None:
+        number, x = next(feed)
+        x = x.to(device)
         with torch.no_grad():
             false = made(model.generator, len(x))
         real, unreal = critic(x, None).logit, critic(false, None).logit
@@ -309,13 +343,43 @@ def stylegan2_plain() -> dict[str, Any]:
             for kept, new in pairs:
                 kept.mul_(0.999).add_(new, alpha=0.001)
 
-    feed = (x for x, _ in _batches(train, STEPS))
-    for number in range(WARM):
-        step(next(feed), number)
-    begun = time.perf_counter()
-    for number, x in enumerate(feed, WARM):
-        step(x, number)
-    seconds = time.perf_counter() - begun
+    seconds = _seconds(step, device)
     with torch.no_grad():
         drawn = torch.cat([made(model.generator, AT_ONCE) for _ in range(HELD_OUT // AT_ONCE)])
-    return told((STEPS - WARM) * BATCH, seconds, model, apart(drawn.clamp(-1, 1), test), METRIC)
+    return _result(seconds, model, apart(drawn.cpu().clamp(-1, 1), test), device)
+
+
+def stylegan2_pytorch(device: str) -> dict[str, Any]:
+    """Its trainer's steps with its defaults, on images as its loader gives them, in three channels."""
+    stand_in_for_what_it_never_calls()
+    from stylegan2_pytorch.stylegan2_pytorch import Trainer
+
+    train, test = mnist(SIDE)
+
+    class Pictures(torch.utils.data.Dataset[Tensor]):
+        def __len__(self) -> int:
+            return len(train)
+
+        def __getitem__(self, index: int) -> Tensor:
+            return train[index].expand(3, -1, -1)
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(), BATCH, shuffle=True, drop_last=True, pin_memory=True, num_workers=4
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        rare = {"save_every": 10**9, "evaluate_every": 10**9}
+        run = Trainer(base_dir=folder, image_size=SIDE, batch_size=BATCH, aug_prob=0.0, **rare)
+        run.dataset, run.loader = Pictures(), (x for _ in range(1000) for x in loader)
+        run.init_GAN()
+        run.steps = 1
+        seconds = _seconds(run.train, device)
+    made = run.GAN
+    with torch.no_grad():
+        drawn = []
+        for _ in range(HELD_OUT // AT_ONCE):
+            w = made.S(torch.randn(AT_ONCE, made.G.latent_dim, device=device))
+            styles = w[:, None].expand(-1, made.G.num_layers, -1)
+            drawn.append(made.G(styles, torch.rand(AT_ONCE, SIDE, SIDE, 1, device=device)).mean(1))
+    x = 2 * torch.cat(drawn)[:, None].cpu().clamp(0, 1) - 1
+    both = nn.ModuleList([made.S, made.G, made.D])
+    return _result(seconds, both, apart(x, 2 * test - 1), device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import sys
+import types
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ HELD_OUT, AT_ONCE = 2000, 500
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had, MiB."""
+    """The most memory that this process has had, MiB: of the GPU, where it has used one."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -44,3 +48,11 @@ def stand_in_for_torchvision() -> None:
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         stand_in_for_torchvision.__dict__["kept"] = library
+
+
+def stand_in_for_what_it_never_calls() -> None:
+    """stylegan2-pytorch imports a logger and a quantiser that it uses when asked to."""
+    for name in ("aim", "vector_quantize_pytorch"):
+        module = types.ModuleType(name)
+        module.__dict__["VectorQuantize"] = None
+        sys.modules.setdefault(name, module)

@@ -12,6 +12,7 @@ else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -335,16 +336,20 @@ class Play:
                 told[name] = told.get(name, 0) + value.detach().float() / parts
         mean_over_processes([p.grad for p in moved if p.grad is not None])
         mean_over_processes(list(told.values()))
-        prefix = "" if len(self.players) == 1 else "+".join(p.name for p in turn.players) + "/"
-        numbers |= {prefix + name: float(value) for name, value in told.items()}
-
-        norms = [self._norm(player) for player in turn.players]
-        if not all(torch.isfinite(torch.stack([*norms, told["loss"].to(norms[0].device)]))):
+        norms = {player.name: self._norm(player) for player in turn.players}
+        # One look at all numbers: each would wait for an accelerator to have done its work.
+        told_and_norms = [one.to(self.device) for one in (*told.values(), *norms.values())]
+        seen = torch.stack(told_and_norms).tolist()
+        alone = len(self.players) == 1
+        prefix = "" if alone else "+".join(norms) + "/"
+        values = dict(zip(told, seen, strict=False))
+        numbers |= {prefix + name: value for name, value in values.items()}
+        lengths = dict(zip(norms, seen[len(told) :], strict=True))
+        if not all(map(math.isfinite, (values["loss"], *lengths.values()))):
             self._skip(turn)
             return False
-        for player, norm in zip(turn.players, norms, strict=True):
-            prefix = "" if len(self.players) == 1 else f"{player.name}/"
-            numbers[f"{prefix}gradient norm"] = float(norm)
+        for name, length in lengths.items():
+            numbers[("" if alone else f"{name}/") + "gradient norm"] = length
         self.skips = 0
         for player in turn.players:
             self._step(player)
