@@ -26,6 +26,7 @@ from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import BatchNoise, Noise, global_noise, mixed
 from simulacra.probability.weight_averages import SecondAverage, second_half_life
 from simulacra.refusals import Refusal
+from simulacra.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class Clock:
     progress: float = 0.0
 
 
+class _NoClock:
+    """What a turn that replays is given for a clock: its time would stand still in the graph."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"a turn that replays looks at the clock's {name}")
+
+
+NO_CLOCK: Any = _NoClock()
+
+
 @dataclass(frozen=True)
 class Player:
     """Whoever moves in a turn: a name, parameters, an optimiser, and a largest gradient norm."""
@@ -89,7 +100,9 @@ class Descent:
 
     ``batches`` fresh batches are averaged over (gradient accumulation); 0 uses the round's last one
     again. The turn comes in every ``every``-th round. ``buffers`` names the shared buffers that the
-    turn may change, for the law that a turn leaves everything else bit-identical.
+    turn may change, for the law that a turn leaves everything else bit-identical. A turn ``replays``
+    whose loss is the same work each time, on a GPU from a graph (``replay.py``): it does not look at the
+    clock, nor at any number, and what it changes stays where it is.
     """
 
     players: tuple[Player, ...]
@@ -97,6 +110,7 @@ class Descent:
     batches: int = 1
     every: int = 1
     buffers: tuple[str, ...] = ()
+    replays: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +201,7 @@ class Play:
         seed: int = 0,
         bf16: bool = False,
         second: bool = False,
+        replays: bool = True,
     ) -> None:
         self.model = model
         self.game = game
@@ -207,6 +222,9 @@ class Play:
         self.began: dict[str, int] = {}
         """The examples before each player's first stage, which its warm-up is counted from."""
         self._last: Batch | None = None
+        self._replays: dict[int, Replay] = {}
+        graphs = replays and self.device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if graphs else None
 
     def rounds(self, source: Source, progress: Callable[[Clock], float]) -> Iterator[Report]:
         """Play on from the clock; ``progress`` says how much of the whole budget is used, in [0, 1].
@@ -320,20 +338,11 @@ class Play:
         return told
 
     def _descend(
-        self, turn: Descent, source: Source, noise: Noise, numbers: dict[str, float]
+        self, turn: Descent, source: Source, noise: BatchNoise, numbers: dict[str, float]
     ) -> bool:
         """One descent; returns False when a non-finite loss or gradient was caught before the step."""
         moved = list({id(p): p for player in turn.players for p in player.parameters}.values())
-        for parameter in moved:
-            parameter.grad = None
-        told: dict[str, Tensor] = {}
-        parts = max(turn.batches, 1)
-        for batch in self._fresh(source, turn.batches):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = turn.loss(batch, noise, self.clock)
-            torch.autograd.backward(loss.value / parts, inputs=moved)
-            for name, value in ({"loss": loss.value} | dict(loss.numbers)).items():
-                told[name] = told.get(name, 0) + value.detach().float() / parts
+        told = self._slopes(turn, moved, source, noise)
         mean_over_processes([p.grad for p in moved if p.grad is not None])
         mean_over_processes(list(told.values()))
         norms = {player.name: self._norm(player) for player in turn.players}
@@ -354,6 +363,50 @@ class Play:
         for player in turn.players:
             self._step(player)
         return True
+
+    def _slopes(
+        self, turn: Descent, moved: Sequence[nn.Parameter], source: Source, noise: BatchNoise
+    ) -> dict[str, Tensor]:
+        """Gradients of the turn's loss, in ``grad`` of all that moves, and what there is to tell."""
+        if turn.replays and turn.batches <= 1 and self._pool is not None:
+            (batch,) = self._fresh(source, turn.batches)
+            replay = self._replays.get(id(turn))
+            if replay is None:
+                replay = self._replays[id(turn)] = self._replay(turn, moved)
+            return dict(replay((batch.x, batch.condition), noise))
+        for parameter in moved:
+            parameter.grad = None
+        told: dict[str, Tensor] = {}
+        parts = max(turn.batches, 1)
+        for batch in self._fresh(source, turn.batches):
+            for name, value in self._slope(turn, moved, batch, noise, self.clock, parts).items():
+                told[name] = told.get(name, 0) + value / parts
+        return told
+
+    def _slope(
+        self,
+        turn: Descent,
+        moved: Sequence[nn.Parameter],
+        batch: Batch,
+        noise: Noise,
+        clock: Clock,
+        parts: int = 1,
+    ) -> dict[str, Tensor]:
+        """One of ``parts`` batches' share of the gradients, and its own numbers."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = turn.loss(batch, noise, clock)
+        torch.autograd.backward(loss.value / parts, inputs=moved)
+        told = {"loss": loss.value} | dict(loss.numbers)
+        return {name: value.detach().float() for name, value in told.items()}
+
+    def _replay(self, turn: Descent, moved: Sequence[nn.Parameter]) -> Replay:
+        def work(given: Sequence[Tensor | None], noise: Noise) -> dict[str, Tensor]:
+            x, condition = given
+            assert x is not None
+            return self._slope(turn, moved, Batch(x, condition), noise, NO_CLOCK)
+
+        name = "+".join(player.name for player in turn.players)
+        return Replay(name, work, moved, self._pool)
 
     @staticmethod
     def _norm(player: Player) -> Tensor:

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from simulacra.games import Descent, Game, Loss, Play, Stage
+from simulacra.games import NO_CLOCK, Descent, Game, Loss, Play, Stage
+from simulacra.probability.noise import row_noise
 from simulacra.refusals import Refusal
+from simulacra.replay import HandedOut, Watched
 
 
 def kept(model):
@@ -136,3 +138,32 @@ def test_a_gradient_that_is_no_number_moves_nobody(toys):
         assert refusal.value.code == "NUM-002"
         assert not differing(before, dict(model.named_parameters()))
         assert not any(play.optimisers[player.name].state for player in turn.players)
+
+
+def test_a_turn_that_replays_is_the_same_work_each_time(toys):
+    model = toys.new()
+    turns = [turn for turn in descents(model.game()) if turn.replays]
+    if not turns:
+        pytest.skip("no turn replays")
+    toys.play(model, 12)
+    model.train()
+    source = toys.source(model)
+    for turn in turns:
+        places = {name: value.data_ptr() for name, value in model.state_dict().items()}
+        told, notes = [], []
+        for seed in (0, 1):
+            batch, start = source.batch(seed), kept(model)
+            watched = Watched(row_noise(len(batch), torch.Generator().manual_seed(seed)))
+            told.append(turn.loss(batch, watched, NO_CLOCK).value)
+            notes.append(watched.drawn)
+            model.load_state_dict(start)
+            # Handed the same numbers, it comes to the same value.
+            numbers = row_noise(len(batch), torch.Generator().manual_seed(seed))
+            drawn = [getattr(numbers, kind)(*shape) for kind, shape in watched.drawn]
+            again = turn.loss(batch, HandedOut(len(batch), watched.drawn, drawn), NO_CLOCK)
+            assert torch.equal(again.value, told[-1])
+            model.load_state_dict(start)
+        assert notes[0] == notes[1]
+        assert not torch.equal(*told)
+        # What it changes is changed in place: a graph knows where things stand, not what they are called.
+        assert places == {name: value.data_ptr() for name, value in model.state_dict().items()}

@@ -36,7 +36,7 @@ def test_the_information_reaches_the_generator_and_not_the_critic():
         if information:
             assert all(p.grad is not None for p in one.reader.parameters())
     assert not torch.allclose(*slopes, rtol=0.01)
-    (*_, last) = one.game().stages[0].turns
+    (*_, last) = one.game().stages[-1].turns
     assert [player.name for player in last.players] == ["generator", "reader"]
 
 

@@ -62,6 +62,8 @@ class AdversarialModel(nn.Module):
     schedule: ClassVar[Literal["constant", "cosine"]] = "constant"
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     gains_by_bf16: ClassVar[bool] = True
+    replays: ClassVar[bool] = False
+    """Whether its losses are the same work each time, as ``Descent.replays`` has it."""
     config: AdversarialConfig
     generator: nn.Module
     critic: nn.Module
@@ -97,11 +99,17 @@ class AdversarialModel(nn.Module):
         """What is left of the penalty."""
         return float(self.config.penalty_left**clock.progress)
 
+    @property
+    def _penalises_at_once(self) -> bool:
+        """Whether the critic's loss has the penalty in it."""
+        return self.contest.penalised and not self.contest.lazy
+
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
         with torch.no_grad():
             sides = self._sides(batch, noise)
-        told = self.contest.critic_loss(self.critic, sides, noise, self._penalty_weight(clock))
+        weight = self._penalty_weight(clock) if self._penalises_at_once else 1.0
+        told = self.contest.critic_loss(self.critic, sides, noise, weight)
         return Loss(told.value, told.numbers)
 
     def gradient_penalty(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
@@ -139,7 +147,9 @@ class AdversarialModel(nn.Module):
         makers = self._makers(optimiser)
         faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
         critic = Player("critic", list(self.critic.parameters()), faster)
-        turns: list[Turn] = [Descent((critic,), self.critic_loss)] * config.critic_steps
+        steady = self.replays and not self._penalises_at_once
+        turn = Descent((critic,), self.critic_loss, replays=steady)
+        turns: list[Turn] = [turn] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every
             turns.append(Descent((critic,), self.gradient_penalty, batches=0, every=every))
@@ -147,7 +157,7 @@ class AdversarialModel(nn.Module):
             turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
         if self.contest.adapts:
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
-        turns.append(Descent(makers, self.generator_loss, batches=0))
+        turns.append(Descent(makers, self.generator_loss, batches=0, replays=self.replays))
         turns.extend(self._afterwards(makers))
         return Game(
             [*self._first(), *self._contest(turns)],

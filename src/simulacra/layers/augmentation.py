@@ -33,11 +33,11 @@ def translated(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     reach_y, reach_x = round(share * height), round(share * width)
     if not (reach_y or reach_x):
         return x
-    reach = torch.tensor([2 * reach_y + 1, 2 * reach_x + 1], device=x.device)
-    shift = (uniform * reach).long()
+    down = (uniform[:, :1] * (2 * reach_y + 1)).long()
+    across = (uniform[:, 1:] * (2 * reach_x + 1)).long()
     padded = functional.pad(x, (reach_x, reach_x, reach_y, reach_y), mode="replicate")
-    rows = shift[:, :1] + torch.arange(height, device=x.device)
-    columns = shift[:, 1:] + torch.arange(width, device=x.device)
+    rows = down + torch.arange(height, device=x.device)
+    columns = across + torch.arange(width, device=x.device)
     which = torch.arange(len(x), device=x.device)[:, None, None]
     picked = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)

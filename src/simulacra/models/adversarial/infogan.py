@@ -26,30 +26,47 @@ over data x and views v, v' (means are those of a batch), and the generator and 
 of which B moves q alone. What views change is left to the numbers, which are read off what is made as the
 critic sees it.
 
+A q that has begun badly keeps a class in two codes, and two classes in one: nothing leads from there to
+where B is greater. So ``readers`` of classes begin side by side, and learn B of data alone while the
+generator and the critic learn without codes; the one that has come to the greatest B is q from then on.
+
 Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: views, as in Ojha, Singh, Hsieh
 & Lee 2020, who draw the codes of two views together by contrasts, and Ji, Henriques & Vedaldi 2019, who
 raise their information; ``views`` 0 goes without. q reads the critic's features without moving them, so
 that nobody moves the critic but itself; the critic as in DCGAN, with the options of
-``layers/adversarial_rules.py``; weight averages for sampling.
+``layers/adversarial_rules.py``; weight averages for sampling. Of several readers the best by what they
+lower is kept, as Ji et al. do with their heads.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Loss, Player
+from simulacra.games import (
+    Batch,
+    Clock,
+    Descent,
+    Loss,
+    Player,
+    Rewrite,
+    Stage,
+    Turn,
+    mean_over_processes,
+)
 from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.augmentation import distorted
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
+from simulacra.layers.critic_head import Opinion
 from simulacra.layers.front_door import as_device, centred, levels_of
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.optimisation import Optimiser
@@ -63,17 +80,25 @@ READ = 128
 MOST_VIEWS = 2
 """Twice as far as is recommended; beyond, few things are still what they were."""
 
+LOOKING = 0.3
+"""The share of a budget in which readers look at data before one is chosen."""
+
+CHOSEN_ON = 32
+"""So many batches tell which reader has come furthest."""
+
 
 @dataclass(frozen=True)
 class Config(Rules):
     """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class
     and of B, a tenth of it that of each number. ``views``: how far data are turned, slanted, stretched
-    and shifted before their class is read (``distorted``), 0 for not at all. All else is as in DCGAN."""
+    and shifted before their class is read (``distorted``), 0 for not at all; ``readers``: how many begin,
+    1 for no choice. All else is as in DCGAN."""
 
     classes: int = 10
     numbers: int = 2
     information: float = 1.0
     views: float = 1.0
+    readers: int = 8
     latent: int = 62
     channels: int = 32
     batch_size: int = 64
@@ -89,6 +114,39 @@ class Made:
     numbers: Tensor
 
 
+class Candidates(nn.Module):
+    """Readers of classes side by side: features (n, F) to logits (count, n, K)."""
+
+    def __init__(self, features: int, classes: int, count: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, count * READ)
+        self.last = nn.ModuleList(nn.Linear(READ, classes) for _ in range(count))
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = functional.silu(self.first(features)).chunk(len(self.last), dim=1)
+        return torch.stack([last(one) for last, one in zip(self.last, hidden, strict=True)])
+
+    def hand_over(self, which: int, reader: nn.Sequential) -> None:
+        """Make ``reader`` the one that stands at ``which``."""
+        rows = slice(which * READ, (which + 1) * READ)
+        first, last, chosen = reader[0], reader[-1], self.last[which]
+        for name in ("weight", "bias"):
+            getattr(first, name).data.copy_(getattr(self.first, name)[rows])
+            own = getattr(chosen, name)
+            getattr(last, name).data[: len(own)].copy_(own)
+
+
+def information_of_views(chances: Tensor) -> Tensor:
+    """B, nats, of logs of chances (…, 2 n, K), n data in one view and then in another: the mean of both
+    ways, shape (…)."""
+    one, other = chances.chunk(2, dim=-2)
+    told = 0.5 * (one.exp() * other + other.exp() * one).sum(-1).mean(-1)
+    # In logarithms, since the slope of p log p is infinite where p is nought.
+    used = chances.logsumexp(-2) - math.log(chances.shape[-2])
+    bound: Tensor = told - (used.exp() * used).sum(-1)
+    return bound
+
+
 class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     """A generator of codes, the critic that taught it, and the network that reads codes off data."""
 
@@ -96,6 +154,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     generator: ConvolutionalGenerator
     spaces: ClassVar = (Images,)
     conditions: ClassVar = ()
+    replays: ClassVar = True
 
     def __init__(
         self, space: Images, config: Config | None = None, *, condition: Labels | None = None
@@ -108,6 +167,9 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
         self.reader = multilayer_perceptron([self.critic.feature_size, READ, code])
+        self.candidates: Candidates | None = None
+        if config.views and config.readers > 1:
+            self.candidates = Candidates(self.critic.feature_size, config.classes, config.readers)
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
@@ -149,7 +211,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     @torch.no_grad()
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
         x = centred(as_device(x, self), self.space.levels).to(self._weight)
-        logits, numbers = self._read(self.critic(x, None).features)
+        logits, numbers = self._read(self._features(x))
         return torch.cat([logits.softmax(1), numbers], dim=1).float()
 
     @torch.no_grad()
@@ -165,6 +227,10 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     @property
     def _weight(self) -> Tensor:
         return self.generator.start.weight
+
+    def _features(self, x: Tensor) -> Tensor:
+        told: Opinion = self.critic(x, None)
+        return told.features
 
     def _read(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the classes, and the means of the numbers, of the critic's features."""
@@ -196,6 +262,51 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         reader = Player("reader", list(self.reader.parameters()), optimiser)
         return (*super()._makers(optimiser), reader)
 
+    def _contest(self, turns: Sequence[Turn]) -> Sequence[Stage]:
+        """Where readers look first: that, the choice, and the contest with codes."""
+        *before, last = turns
+        if self.candidates is None or not isinstance(last, Descent):
+            return super()._contest(turns)
+        generator, reader = last.players
+        looking = Player("candidates", list(self.candidates.parameters()), reader.optimiser)
+        without_codes = Descent((generator,), super().generator_loss, batches=0, replays=True)
+        look = Descent((looking,), self.looking_loss, batches=0, replays=True)
+        return [
+            Stage([*before, without_codes, look], share=LOOKING),
+            Stage([Rewrite("choose", self.choose, batches=CHOSEN_ON)], rounds=1),
+            Stage(turns, share=1 - LOOKING),
+        ]
+
+    def _penalty_weight(self, clock: Clock) -> float:
+        """By the progress of all stages."""
+        if self.candidates is not None:
+            ends = (0.0, LOOKING) if clock.stage == 0 else (LOOKING, 1.0)
+            done = ends[0] + (ends[1] - ends[0]) * clock.progress
+            clock = replace(clock, progress=done)
+        return super()._penalty_weight(clock)
+
+    def looking_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
+        """What all candidates leave out of log K, nats."""
+        told = information_of_views(self._looked_at(batch, noise))
+        return Loss(-told.sum(), {"information of views": told.mean(), "at best": told.max()})
+
+    @torch.no_grad()
+    def choose(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
+        """The reader is the candidate that is told most by views of data."""
+        assert self.candidates is not None
+        seen = [self._looked_at(batch, noise).unflatten(1, (2, -1)) for batch in batches]
+        told = information_of_views(torch.cat(seen, dim=2).flatten(1, 2))
+        mean_over_processes([told])
+        self.candidates.hand_over(int(told.argmax()), self.reader)
+        return {"information of views at best": float(told.max()), "at worst": float(told.min())}
+
+    def _looked_at(self, batch: Batch, noise: Noise) -> Tensor:
+        """Logs of chances that candidates read off two views of data, (count, 2 n, K)."""
+        assert self.candidates is not None
+        features = self._features_of_views(centred(batch.x, self.space.levels), noise)
+        logits: Tensor = self.candidates(features)
+        return logits.float().log_softmax(-1)
+
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The generator's loss, and lambda times what codes are not told by, nats."""
         made = self._made(noise)
@@ -205,7 +316,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         logits, numbers = self._read(told.made.features)
         gained, seen = logits.new_zeros(()), dict[str, Tensor]()
         if self.config.views:
-            logits, _ = self._read(self.critic(self._view(made.x, noise), None).features)
+            logits, _ = self._read(self._features(self._view(made.x, noise)))
             gained = seen["information of views"] = self._kept_by_views(sides.real, noise)
         surprise = functional.cross_entropy(logits.float(), made.classes)
         apart = 0.5 * (numbers.float() - made.numbers).square().sum(1).mean()
@@ -217,19 +328,16 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     def _view(self, x: Tensor, noise: Noise) -> Tensor:
         return distorted(x, noise.uniform(6), self.config.views)
 
+    @torch.no_grad()
+    def _features_of_views(self, x: Tensor, noise: Noise) -> Tensor:
+        """The critic's features of one view of data and then of another, (2 n, F)."""
+        views = torch.cat([self._view(x, noise), self._view(x, noise)])
+        return self._features(views)
+
     def _kept_by_views(self, x: Tensor, noise: Noise) -> Tensor:
-        """A lower bound of what the class read off one view of data tells of that off another, nats; the
-        mean of both ways."""
-        with torch.no_grad():
-            views = torch.cat([self._view(x, noise), self._view(x, noise)])
-            features = self.critic(views, None).features
-        chances = self._read(features)[0].float().log_softmax(1)
-        one, other = chances.chunk(2)
-        told = 0.5 * (one.exp() * other + other.exp() * one).sum(1).mean()
-        # In logarithms, since the slope of p log p is infinite where p is nought.
-        used = chances.logsumexp(0) - math.log(len(chances))
-        bound: Tensor = told - (used.exp() * used).sum()
-        return bound
+        """A lower bound of what the class read off one view of data tells of that off another, nats."""
+        logits, _ = self._read(self._features_of_views(x, noise))
+        return information_of_views(logits.float().log_softmax(1))
 
 
 def _require_codes(config: Config) -> None:
@@ -245,3 +353,6 @@ def _require_codes(config: Config) -> None:
     if not 0 <= config.views <= MOST_VIEWS:
         reason = f"views {config.views} are none, or turn data by more than half a radian"
         raise Refusal("CFG-261", reason, way_out=f"set views from 0, for none, to {MOST_VIEWS}")
+    if config.readers < 1:
+        reason = f"of {config.readers} readers none can be chosen"
+        raise Refusal("CFG-262", reason, way_out="set readers to 1 or more")

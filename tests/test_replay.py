@@ -1,0 +1,84 @@
+"""Replays: the same numbers in the same order, and on a GPU the same round as without a graph."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+from simulacra import build
+from simulacra.data.dataset import Part, Stream
+from simulacra.games import NO_CLOCK, Play
+from simulacra.probability.noise import BatchNoise
+from simulacra.replay import ALIGNED, Drawn, HandedOut, Watched
+from simulacra.spaces import Images
+
+CPU = torch.device("cpu")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def stream(seed=0, rank=0, world=1):
+    return BatchNoise(torch.Generator().manual_seed(seed), 6 // world, CPU, rank, world)
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
+def test_numbers_are_those_of_the_stream(rank, world):
+    watched = Watched(stream(3, rank, world))
+    expected = [watched.normal(4, 5), watched.uniform(), watched.normal(2, 3, 3)]
+    room = Drawn(watched.drawn, watched.rows, CPU)
+    for _ in range(2):
+        room.draw(stream(3, rank, world))
+        given = room.handed_out()
+        found = [given.normal(4, 5), given.uniform(), given.normal(2, 3, 3)]
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+            assert one.storage_offset() % ALIGNED == 0
+
+
+def test_other_numbers_than_before_are_noticed():
+    watched = Watched(stream())
+    numbers = [watched.normal(2)]
+    for asked in ("uniform", "normal"):
+        given = HandedOut(6, watched.drawn, numbers)
+        with pytest.raises(RuntimeError, match="other numbers"):
+            getattr(given, asked)(3)
+    given = HandedOut(6, watched.drawn, numbers)
+    given.normal(2)
+    with pytest.raises(RuntimeError, match="other numbers"):
+        given.normal(2)
+
+
+def test_a_turn_that_replays_cannot_look_at_the_clock():
+    with pytest.raises(RuntimeError, match="progress"):
+        _ = NO_CLOCK.progress
+
+
+@on_a_gpu
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gan", {}),
+        ("dcgan", {}),
+        ("dcgan", {"spectral": True, "shift": 0.2, "cut": 0.3, "colour": 0.5, "adaptive": 0.6}),
+        ("stylegan2", {"mixing": 0.5, "path_length": 2.0}),
+        ("infogan", {"views": 0.0}),
+    ],
+)
+def test_a_replayed_round_is_the_round_that_it_stands_for(name, settings, bf16):
+    space = Images(1, 16, 16)
+    x = torch.randint(0, 256, (256, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    part = Part(x.to(torch.uint8), torch.arange(256), space)
+    first = build(name, space, settings=settings, num_examples=60_000).to("cuda")
+    second = copy.deepcopy(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        numbers = []
+        for model, replays in ((first, False), (second, True)):
+            play = Play(model, model.game(), bf16=bf16, replays=replays)
+            rounds = play.rounds(Stream(part, 64, seed=0, device="cuda"), lambda clock: 0.0)
+            numbers.append([dict(next(rounds).numbers) for _ in range(24)])
+    for one, other in zip(*numbers, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    ours, theirs = (torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second))
+    assert (ours - theirs).abs().max() < 2e-3
