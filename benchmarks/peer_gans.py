@@ -30,7 +30,7 @@ from peer_runs import (
 )
 
 SIDE, BATCH, LATENT, CHANNELS = 32, 64, 64, 32
-STEPS = {"cpu": 300, "cuda": 900}
+STEPS = {"cpu": 300, "cuda": 450}
 RATE, BETAS = 2e-4, (0.5, 0.99)
 WARM, COMPONENTS = {"cpu": 3, "cuda": 50}, 50
 MIDST = 30_001

@@ -7,8 +7,10 @@ import torch
 
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
+from simulacra.layers.front_door import centred
 from simulacra.models.adversarial.infogan import Config, InfoGAN
 from simulacra.probability.noise import row_noise
+from simulacra.probability.view_information import gains_of_splits, information_of_views
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images
 
@@ -36,8 +38,8 @@ def test_the_information_reaches_the_generator_and_not_the_critic():
         if information:
             assert all(p.grad is not None for p in one.reader.parameters())
     assert not torch.allclose(*slopes, rtol=0.01)
-    (*_, last) = one.game().stages[-1].turns
-    assert [player.name for player in last.players] == ["generator", "reader"]
+    (last,) = [turn for turn in one.game().stages[0].turns if "generator_loss" in repr(turn)]
+    assert [player.name for player in last.players] == ["generator", "reader", "halves"]
 
 
 def test_a_reader_that_knows_nothing_is_surprised_by_every_class_alike():
@@ -99,39 +101,85 @@ def test_classes_stand_for_what_views_leave_as_it_is(views, seed):
     assert told > 0.95 if views else told < 0.7
 
 
-def test_what_views_keep_is_the_information_of_the_classes():
-    one, x = model(classes=4), torch.zeros(64, 1, 8, 8)
-    noise = row_noise(64, seeded(), "cpu")
-    certain = 50 * torch.eye(4)
-    # Two views of one datum are told alike or not; nobody knows more than log 4.
-    for read, information in (
-        (lambda n: certain[torch.arange(n) % 4], math.log(4)),
-        (lambda n: torch.zeros(n, 4), 0.0),
-        (lambda n: certain[:1].expand(n, 4), 0.0),
-        (lambda n: certain[(torch.arange(n) + torch.arange(n) // 64) % 4], math.log(4) - 50),
-    ):
-        one._read = lambda features, read=read: (read(len(features)), None)
-        assert one._kept_by_views(x, noise).item() == pytest.approx(information, abs=1e-4)
-
-
 def test_what_views_keep_moves_the_reader_alone_and_by_two_views_that_differ():
     one, x = model(classes=4), SPACE.random(32, seeded()).float()
-    seen = []
-    read = one._read
-    one._read = lambda features: (seen.append(features), read(features))[1]
-    one._kept_by_views(x, row_noise(32, seeded(), "cpu")).backward()
-    first, last = seen[0].chunk(2)
+    chances, _ = one._read_twice(x, row_noise(32, seeded(), "cpu"))
+    first, last = chances.chunk(2)
     assert not torch.allclose(first, last)
-    assert all(p.grad is None for p in [*one.critic.parameters(), *one.generator.parameters()])
-    assert all(p.grad is not None for p in one.reader.parameters())
+    information_of_views(chances).backward()
+    others = [one.critic, one.generator, one.halves]
+    assert all(p.grad is None for other in others for p in other.parameters())
+    read = dict(one.reader.named_parameters())
+    assert all(p.grad is not None for p in read.values())
 
 
-def test_a_class_that_nobody_takes_leaves_slopes_finite():
-    one, x = model(classes=4), torch.zeros(32, 1, 8, 8)
+def test_halves_move_nobody_but_themselves():
+    one, x = model(classes=4), SPACE.random(32, seeded()).float()
+    chances, halves = one._read_twice(x, row_noise(32, seeded(), "cpu"))
+    gains_of_splits(chances.detach(), halves).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in one.halves.parameters())
+    others = [one.critic, one.generator, one.reader]
+    assert all(p.grad is None for other in others for p in other.parameters())
+
+
+def three_kinds(count):
+    """A bar above, one below, or one down the middle, which is short or long."""
+    kind, long = torch.randint(3, (count,), generator=seeded()), torch.rand(count) < 0.5
+    x = 0.2 * torch.rand(count, 12, 12)
+    x[kind == 0, 1:3], x[kind == 1, 9:11] = 1, 1
+    x[kind == 2, 4:8, 5:7] = 1
+    x[(kind == 2) & long, :, 5:7] = 1
+    return (255 * x).to(torch.uint8)[:, None], kind, long
+
+
+def test_a_class_that_is_two_kinds_is_found_where_another_kind_has_two():
+    x, kind, long = three_kinds(512)
+    space = Images(1, 12, 12, 256)
+    torch.manual_seed(0)
+    settings = {"classes": 3, "numbers": 0, "latent": 4, "channels": 8, "batch_size": 64}
+    one = InfoGAN(space, Config(**settings, views=0.2))
+    room = one.critic.feature_size - 144
+    one._features = lambda x: torch.nn.functional.pad(x.flatten(1), (0, room))
+    # A reader that takes long and short ones for two classes, and all others for one.
+    codes = torch.where(kind == 2, 1 + long.long(), 0)
+    optimiser = torch.optim.Adam(one.reader.parameters(), 5e-3)
+    view = centred(x, 256)
     with torch.no_grad():
-        one.reader[-1].bias[:4] = torch.tensor([0.0, 1.0, -200.0, -400.0])
-    one._kept_by_views(x, row_noise(32, seeded(), "cpu")).backward()
-    assert all(p.grad.isfinite().all() for p in one.reader.parameters())
+        features = one._features(view)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(one._read(features)[0], codes).backward()
+        optimiser.step()
+
+    def names():
+        with torch.no_grad():
+            return one._read(features)[0].argmax(1)
+
+    assert (names() == codes).float().mean() > 0.95
+    optimiser = torch.optim.Adam(one.halves.parameters(), 2e-2)
+    for seed in range(60):
+        chances, halves = one._read_twice(view, row_noise(len(x), seeded(seed), "cpu"))
+        optimiser.zero_grad()
+        (-gains_of_splits(chances.detach(), halves).sum()).backward()
+        optimiser.step()
+    before = one.generator.start.weight.clone()
+    batches = [Batch(part) for part in x.split(64)]
+    early = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.05))
+    assert not early
+    told = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.5))
+    assert told["a class moved"] == 1
+    assert told["gain of a move"] > 0.1
+    found = names()
+    table = torch.stack([torch.bincount(found[kind == one], minlength=3) for one in range(3)])
+    assert table.max(1).values.sum() > 0.9 * len(x)
+    assert len(set(table.argmax(1).tolist())) == 3
+    # The class that was freed begins with the code of the one that it is a half of.
+    moved = one.generator.start.weight - before
+    (freed,) = moved.abs().sum(0).nonzero()[:, 0].tolist()
+    assert freed - 4 in (1, 2)
+    assert torch.equal(one.generator.start.weight[:, freed], before[:, 4])
+    again = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.5))
+    assert again["a class moved"] == 0
 
 
 @pytest.mark.parametrize(

@@ -26,21 +26,22 @@ over data x and views v, v' (means are those of a batch), and the generator and 
 of which B moves q alone. What views change is left to the numbers, which are read off what is made as the
 critic sees it.
 
-A q that has begun badly keeps a class in two codes, and two classes in one: nothing leads from there to
-where B is greater. So ``readers`` of classes begin side by side, and learn B of data alone while the
-generator and the critic learn without codes; the one that has come to the greatest B is q from then on.
+No slope leads from where one kind of data takes two classes, and two kinds share one, to where B is
+greater. So each class is also read as two halves that have most to tell of each other (they move nobody
+else), and now and then the class whose halves would add most to B becomes two, if more than is lost where
+the two nearest classes become one (``probability/view_information.py``). A new class begins as the
+generator made the one that it is a half of.
 
 Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: views, as in Ojha, Singh, Hsieh
 & Lee 2020, who draw the codes of two views together by contrasts, and Ji, Henriques & Vedaldi 2019, who
-raise their information; ``views`` 0 goes without. q reads the critic's features without moving them, so
+raise their information; classes that move, as mixtures' components in Ueda et al. 2000; ``views`` 0 goes
+without both. q reads the critic's features without moving them, so
 that nobody moves the critic but itself; the critic as in DCGAN, with the options of
-``layers/adversarial_rules.py``; weight averages for sampling. Of several readers the best by what they
-lower is kept, as Ji et al. do with their heads.
+``layers/adversarial_rules.py``; weight averages for sampling.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -51,17 +52,7 @@ from torch.nn import functional
 
 from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn, mean_over_processes
 from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.augmentation import distorted
 from simulacra.layers.contest import Contest, Sides
@@ -71,6 +62,13 @@ from simulacra.layers.front_door import as_device, centred, levels_of
 from simulacra.layers.mlp import multilayer_perceptron
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise, row_noise
+from simulacra.probability.view_information import (
+    Move,
+    best_move,
+    gains_of_merges,
+    gains_of_splits,
+    information_of_views,
+)
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
 
@@ -80,25 +78,33 @@ READ = 128
 MOST_VIEWS = 2
 """Twice as far as is recommended; beyond, few things are still what they were."""
 
-LOOKING = 0.3
-"""The share of a budget in which readers look at data before one is chosen."""
+MOVE_EVERY, JUDGED = 200, 16
+"""Rounds between two looks for a better place for a class, and batches of data that are looked at."""
 
-CHOSEN_ON = 32
-"""So many batches tell which reader has come furthest."""
+MOVING = (0.15, 0.8)
+"""The part of a training in which classes move: they are nothing yet before, and a class has to be learnt
+after."""
+
+WORTH = 0.01
+"""Nats that a move has to add to B."""
+
+HASTE = 4.0
+"""How much faster halves learn than all others, so that they have found their place between two looks."""
+
+FORGOTTEN = 0.1
+"""What is left of halves of classes that are no more what they were."""
 
 
 @dataclass(frozen=True)
 class Config(Rules):
     """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class
     and of B, a tenth of it that of each number. ``views``: how far data are turned, slanted, stretched
-    and shifted before their class is read (``distorted``), 0 for not at all; ``readers``: how many begin,
-    1 for no choice. All else is as in DCGAN."""
+    and shifted before their class is read (``distorted``), 0 for not at all. All else is as in DCGAN."""
 
     classes: int = 10
     numbers: int = 2
     information: float = 1.0
     views: float = 1.0
-    readers: int = 8
     latent: int = 62
     channels: int = 32
     batch_size: int = 64
@@ -112,39 +118,6 @@ class Made:
     x: Tensor
     classes: Tensor
     numbers: Tensor
-
-
-class Candidates(nn.Module):
-    """Readers of classes side by side: features (n, F) to logits (count, n, K)."""
-
-    def __init__(self, features: int, classes: int, count: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(features, count * READ)
-        self.last = nn.ModuleList(nn.Linear(READ, classes) for _ in range(count))
-
-    def forward(self, features: Tensor) -> Tensor:
-        hidden = functional.silu(self.first(features)).chunk(len(self.last), dim=1)
-        return torch.stack([last(one) for last, one in zip(self.last, hidden, strict=True)])
-
-    def hand_over(self, which: int, reader: nn.Sequential) -> None:
-        """Make ``reader`` the one that stands at ``which``."""
-        rows = slice(which * READ, (which + 1) * READ)
-        first, last, chosen = reader[0], reader[-1], self.last[which]
-        for name in ("weight", "bias"):
-            getattr(first, name).data.copy_(getattr(self.first, name)[rows])
-            own = getattr(chosen, name)
-            getattr(last, name).data[: len(own)].copy_(own)
-
-
-def information_of_views(chances: Tensor) -> Tensor:
-    """B, nats, of logs of chances (…, 2 n, K), n data in one view and then in another: the mean of both
-    ways, shape (…)."""
-    one, other = chances.chunk(2, dim=-2)
-    told = 0.5 * (one.exp() * other + other.exp() * one).sum(-1).mean(-1)
-    # In logarithms, since the slope of p log p is infinite where p is nought.
-    used = chances.logsumexp(-2) - math.log(chances.shape[-2])
-    bound: Tensor = told - (used.exp() * used).sum(-1)
-    return bound
 
 
 class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
@@ -167,9 +140,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
         self.reader = multilayer_perceptron([self.critic.feature_size, READ, code])
-        self.candidates: Candidates | None = None
-        if config.views and config.readers > 1:
-            self.candidates = Candidates(self.critic.feature_size, config.classes, config.readers)
+        self.halves = nn.Linear(READ, 2 * config.classes) if config.views else None
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
@@ -259,53 +230,19 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return Sides(real, self._made(noise).x if makes else real)
 
     def _makers(self, optimiser: Optimiser) -> tuple[Player, ...]:
-        reader = Player("reader", list(self.reader.parameters()), optimiser)
-        return (*super()._makers(optimiser), reader)
+        makers = (
+            *super()._makers(optimiser),
+            Player("reader", list(self.reader.parameters()), optimiser),
+        )
+        if self.halves is None:
+            return makers
+        faster = replace(optimiser, learning_rate=HASTE * optimiser.learning_rate)
+        return (*makers, Player("halves", list(self.halves.parameters()), faster))
 
-    def _contest(self, turns: Sequence[Turn]) -> Sequence[Stage]:
-        """Where readers look first: that, the choice, and the contest with codes."""
-        *before, last = turns
-        if self.candidates is None or not isinstance(last, Descent):
-            return super()._contest(turns)
-        generator, reader = last.players
-        looking = Player("candidates", list(self.candidates.parameters()), reader.optimiser)
-        without_codes = Descent((generator,), super().generator_loss, batches=0, replays=True)
-        look = Descent((looking,), self.looking_loss, batches=0, replays=True)
-        return [
-            Stage([*before, without_codes, look], share=LOOKING),
-            Stage([Rewrite("choose", self.choose, batches=CHOSEN_ON)], rounds=1),
-            Stage(turns, share=1 - LOOKING),
-        ]
-
-    def _penalty_weight(self, clock: Clock) -> float:
-        """By the progress of all stages."""
-        if self.candidates is not None:
-            ends = (0.0, LOOKING) if clock.stage == 0 else (LOOKING, 1.0)
-            done = ends[0] + (ends[1] - ends[0]) * clock.progress
-            clock = replace(clock, progress=done)
-        return super()._penalty_weight(clock)
-
-    def looking_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
-        """What all candidates leave out of log K, nats."""
-        told = information_of_views(self._looked_at(batch, noise))
-        return Loss(-told.sum(), {"information of views": told.mean(), "at best": told.max()})
-
-    @torch.no_grad()
-    def choose(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
-        """The reader is the candidate that is told most by views of data."""
-        assert self.candidates is not None
-        seen = [self._looked_at(batch, noise).unflatten(1, (2, -1)) for batch in batches]
-        told = information_of_views(torch.cat(seen, dim=2).flatten(1, 2))
-        mean_over_processes([told])
-        self.candidates.hand_over(int(told.argmax()), self.reader)
-        return {"information of views at best": float(told.max()), "at worst": float(told.min())}
-
-    def _looked_at(self, batch: Batch, noise: Noise) -> Tensor:
-        """Logs of chances that candidates read off two views of data, (count, 2 n, K)."""
-        assert self.candidates is not None
-        features = self._features_of_views(centred(batch.x, self.space.levels), noise)
-        logits: Tensor = self.candidates(features)
-        return logits.float().log_softmax(-1)
+    def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
+        if self.halves is None or self.config.classes < 3:
+            return ()
+        return (Rewrite("move classes", self.move_classes, batches=JUDGED, every=MOVE_EVERY),)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The generator's loss, and lambda times what codes are not told by, nats."""
@@ -315,9 +252,11 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         assert told.made is not None
         logits, numbers = self._read(told.made.features)
         gained, seen = logits.new_zeros(()), dict[str, Tensor]()
-        if self.config.views:
+        if self.halves is not None:
             logits, _ = self._read(self._features(self._view(made.x, noise)))
-            gained = seen["information of views"] = self._kept_by_views(sides.real, noise)
+            chances, halves = self._read_twice(sides.real, noise)
+            gained = seen["information of views"] = information_of_views(chances)
+            gained = gained + gains_of_splits(chances.detach(), halves).sum()
         surprise = functional.cross_entropy(logits.float(), made.classes)
         apart = 0.5 * (numbers.float() - made.numbers).square().sum(1).mean()
         value = told.value + self.config.information * (surprise - gained + 0.1 * apart)
@@ -325,19 +264,61 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         seen |= {"classes read": read, "surprise of classes": surprise}
         return Loss(value, {**told.numbers, **seen})
 
+    @torch.no_grad()
+    def move_classes(
+        self, batches: Iterator[Batch], noise: Noise, clock: Clock
+    ) -> Mapping[str, float]:
+        """Give a class another place, where B gains by it."""
+        first, last = MOVING
+        if not first <= clock.progress < last:
+            return {}
+        read = [self._read_twice(centred(one.x, self.space.levels), noise) for one in batches]
+        # One view of all data, then the other.
+        chances, halves = (
+            torch.cat([one.unflatten(0, (2, -1)) for one in kind], dim=1).flatten(0, 1)
+            for kind in zip(*read, strict=True)
+        )
+        splits, merges = gains_of_splits(chances, halves), gains_of_merges(chances)
+        apart = halves[:, :, 0] - halves[:, :, 1]
+        shares = chances.softmax(0)
+        rise = (shares * torch.logaddexp(0.5 * apart, -0.5 * apart)).sum(0)
+        mean_over_processes([splits, merges, rise])
+        move = best_move(splits, merges)
+        if move.gain > WORTH:
+            self._move(move, rise[move.split])
+        return {"a class moved": float(move.gain > WORTH), "gain of a move": move.gain}
+
+    def _move(self, move: Move, rise: Tensor) -> None:
+        """One class is told where either of two was, another by the halves of a third, whose logits are
+        ``rise`` too high where one of them is certain."""
+        last, halves = self.reader[-1], self.halves
+        assert isinstance(last, nn.Linear)
+        assert halves is not None
+        for rows, half in ((last.weight, halves.weight), (last.bias, halves.bias)):
+            rows[move.kept] = 0.5 * (rows[move.kept] + rows[move.freed])
+            first, second = half.unflatten(0, (-1, 2))[move.split]
+            whole, aside = rows[move.split].clone(), 0.5 * (first - second)
+            rows[move.split], rows[move.freed] = whole + aside, whole - aside
+            # What was a half of a class is none of what it is now.
+            for other in (move.kept, move.freed, move.split):
+                half[2 * other : 2 * other + 2] *= FORGOTTEN
+        last.bias[[move.split, move.freed]] -= rise
+        codes = self.generator.start.weight[:, self.config.latent :]
+        codes[:, move.freed] = codes[:, move.split]
+
     def _view(self, x: Tensor, noise: Noise) -> Tensor:
         return distorted(x, noise.uniform(6), self.config.views)
 
-    @torch.no_grad()
-    def _features_of_views(self, x: Tensor, noise: Noise) -> Tensor:
-        """The critic's features of one view of data and then of another, (2 n, F)."""
-        views = torch.cat([self._view(x, noise), self._view(x, noise)])
-        return self._features(views)
-
-    def _kept_by_views(self, x: Tensor, noise: Noise) -> Tensor:
-        """A lower bound of what the class read off one view of data tells of that off another, nats."""
-        logits, _ = self._read(self._features_of_views(x, noise))
-        return information_of_views(logits.float().log_softmax(1))
+    def _read_twice(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Logs of chances of classes, (2 n, K), and of halves of each, (2 n, K, 2), read off one view and
+        then off another."""
+        assert self.halves is not None
+        with torch.no_grad():
+            features = self._features(torch.cat([self._view(x, noise), self._view(x, noise)]))
+        hidden = self.reader[:-1](features)
+        logits = self.reader[-1](hidden)[:, : self.config.classes]
+        halves = self.halves(hidden.detach()).unflatten(1, (-1, 2))
+        return logits.float().log_softmax(1), halves.float().log_softmax(2)
 
 
 def _require_codes(config: Config) -> None:
@@ -353,6 +334,3 @@ def _require_codes(config: Config) -> None:
     if not 0 <= config.views <= MOST_VIEWS:
         reason = f"views {config.views} are none, or turn data by more than half a radian"
         raise Refusal("CFG-261", reason, way_out=f"set views from 0, for none, to {MOST_VIEWS}")
-    if config.readers < 1:
-        reason = f"of {config.readers} readers none can be chosen"
-        raise Refusal("CFG-262", reason, way_out="set readers to 1 or more")
