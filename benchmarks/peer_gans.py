@@ -33,6 +33,9 @@ SIDE, BATCH, LATENT, CHANNELS = 32, 64, 64, 32
 STEPS = {"cpu": 300, "cuda": 450}
 RATE, BETAS = 2e-4, (0.5, 0.99)
 WARM, COMPONENTS = {"cpu": 3, "cuda": 50}, 50
+SLOW = 200
+"""Steps of stylegan2-pytorch, which is slow."""
+
 MIDST = 30_001
 """A step of stylegan2-pytorch's after which it neither draws samples nor starts averages anew."""
 
@@ -104,16 +107,16 @@ def _drawn(generator: nn.Module, device: str) -> Tensor:
         return torch.cat([generator(one) for one in z]).cpu()
 
 
-def _seconds(step: Callable[[], object], device: str) -> float:
-    """What all steps but the first take, with the work that they have left to the device."""
+def _pace(step: Callable[[], object], device: str, most: int | None = None) -> float:
+    """Seconds a step, of ``most`` but the first, with the work that they have left to the device."""
     for _ in range(WARM[device]):
         step()
     _finished(device)
-    begun = time.perf_counter()
-    for _ in range(STEPS[device] - WARM[device]):
+    begun, count = time.perf_counter(), (most or STEPS[device]) - WARM[device]
+    for _ in range(count):
         step()
     _finished(device)
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) / count
 
 
 def _finished(device: str) -> None:
@@ -121,8 +124,8 @@ def _finished(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _result(seconds: float, model: nn.Module, metric: float, device: str) -> dict[str, Any]:
-    return told((STEPS[device] - WARM[device]) * BATCH, seconds, model, metric, METRIC)
+def _result(pace: float, model: nn.Module, metric: float) -> dict[str, Any]:
+    return told(BATCH, pace, model, metric, METRIC)
 
 
 def dcgan_ours(device: str) -> dict[str, Any]:
@@ -152,11 +155,11 @@ def _ours(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
         Stream(part, BATCH, seed=0, device=where),
         lambda clock: 0.5 * clock.rounds / STEPS[device],
     )
-    seconds = _seconds(lambda: next(rounds), device)
+    pace = _pace(lambda: next(rounds), device)
     draws = torch.Generator().manual_seed(0)
     made = torch.cat([model.sample(AT_ONCE, generator=draws) for _ in range(HELD_OUT // AT_ONCE)])
     found = apart(made.cpu().float() / 127.5 - 1, test.float() / 127.5 - 1)
-    return _result(seconds, model, found, device)
+    return _result(pace, model, found)
 
 
 def _batches(train: Tensor, count: int) -> torch.utils.data.DataLoader[Any]:
@@ -205,9 +208,9 @@ def dcgan_plain(best: bool, device: str) -> dict[str, Any]:
             loss(made, 1.0).backward()
             first.step()
 
-    seconds = _seconds(step, device)
+    pace = _pace(step, device)
     generator.eval()
-    return _result(seconds, both, apart(_drawn(generator, device), test), device)
+    return _result(pace, both, apart(_drawn(generator, device), test))
 
 
 def dcgan_torchgan(device: str) -> dict[str, Any]:
@@ -264,11 +267,11 @@ def dcgan_torchgan(device: str) -> dict[str, Any]:
         begun = time.perf_counter()
         run(_batches(train, STEPS[device] - WARM[device]))
         _finished(device)
-        seconds = time.perf_counter() - begun
+        pace = (time.perf_counter() - begun) / (STEPS[device] - WARM[device])
     run.generator.eval()
     made = _drawn(run.generator, device)
     both = nn.ModuleList([run.generator, run.discriminator])
-    return _result(seconds, both, apart(made, test), device)
+    return _result(pace, both, apart(made, test))
 
 
 class Grouped(nn.Module):
@@ -346,10 +349,10 @@ def stylegan2_plain(device: str) -> dict[str, Any]:
             for kept, new in pairs:
                 kept.mul_(0.999).add_(new, alpha=0.001)
 
-    seconds = _seconds(step, device)
+    pace = _pace(step, device)
     with torch.no_grad():
         drawn = torch.cat([made(model.generator, AT_ONCE) for _ in range(HELD_OUT // AT_ONCE)])
-    return _result(seconds, model, apart(drawn.cpu().clamp(-1, 1), test), device)
+    return _result(pace, model, apart(drawn.cpu().clamp(-1, 1), test))
 
 
 def stylegan2_pytorch(device: str) -> dict[str, Any]:
@@ -377,7 +380,7 @@ def stylegan2_pytorch(device: str) -> dict[str, Any]:
         run.dataset, run.loader = Pictures(), (x for _ in range(1000) for x in loader)
         run.init_GAN()
         run.steps = MIDST
-        seconds = _seconds(run.train, device)
+        pace = _pace(run.train, device, SLOW)
     made = run.GAN
     with torch.no_grad():
         drawn = []
@@ -387,4 +390,4 @@ def stylegan2_pytorch(device: str) -> dict[str, Any]:
             drawn.append(made.G(styles, torch.rand(AT_ONCE, SIDE, SIDE, 1, device=device)).mean(1))
     x = 2 * torch.cat(drawn)[:, None].cpu().clamp(0, 1) - 1
     both = nn.ModuleList([made.S, made.G, made.D])
-    return _result(seconds, both, apart(x, 2 * test - 1), device)
+    return _result(pace, both, apart(x, 2 * test - 1))
