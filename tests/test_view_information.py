@@ -86,3 +86,8 @@ def test_the_best_move_is_the_best_of_all():
             if a not in (b, c)
         ]
         assert found == max(moves, key=lambda move: move.gain)
+
+
+def test_two_classes_have_no_move():
+    with pytest.raises(ValueError, match="three classes"):
+        best_move(torch.ones(2), torch.zeros(2, 2))

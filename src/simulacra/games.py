@@ -102,7 +102,7 @@ class Descent:
     again. The turn comes in every ``every``-th round. ``buffers`` names the shared buffers that the
     turn may change, for the law that a turn leaves everything else bit-identical. A turn ``replays``
     whose loss is the same work each time, on a GPU from a graph (``replay.py``): it does not look at the
-    clock, nor at any number, and what it changes stays where it is.
+    clock, nor at any number, what it changes stays where it is, and it has one batch.
     """
 
     players: tuple[Player, ...]
@@ -117,12 +117,14 @@ class Descent:
 class Rewrite:
     """A turn that changes state by a formula; ``sweep`` gives it every example once.
 
-    The formula returns numbers for the ledger; a true ``finished`` among them ends the stage.
+    The formula returns numbers for the ledger; a true ``finished`` among them ends the stage. What it
+    writes after a sweep, or where ``renames``, is no step on the way of an average: averages begin there.
     """
 
     name: str
     formula: Callable[[Iterator[Batch], Noise, Clock], Mapping[str, float]]
     sweep: bool = False
+    renames: bool = False
     batches: int = 1
     every: int = 1
 
@@ -247,6 +249,7 @@ class Play:
             yield self._round(stage, source)
 
     def _next_stage(self) -> None:
+        self._replays.clear()
         self.clock = replace(self.clock, stage=self.clock.stage + 1, stage_rounds=0, progress=0.0)
 
     def skip_to_best(self) -> bool:
@@ -326,8 +329,9 @@ class Play:
             yield batch
 
     def _rewrite(self, turn: Rewrite, source: Source, noise: Noise) -> Mapping[str, float]:
-        """What a formula over all the data has written is exact: the average takes it as it is."""
-        before = self._copy() if turn.sweep and self.shadow else {}
+        """What a formula over all the data has written is exact, and what has got another meaning cannot
+        be averaged with what it was: averages take both as they are."""
+        before = self._copy() if (turn.sweep or turn.renames) and self.shadow else {}
         batches = self._all(source) if turn.sweep else self._fresh(source, turn.batches)
         told = turn.formula(batches, noise, self.clock)
         for name, value in before.items():
@@ -379,31 +383,19 @@ class Play:
         told: dict[str, Tensor] = {}
         parts = max(turn.batches, 1)
         for batch in self._fresh(source, turn.batches):
-            for name, value in self._slope(turn, moved, batch, noise, self.clock, parts).items():
+            here = self.device.type, self.bf16, parts
+            found = _slope(turn.loss, moved, batch, noise, self.clock, *here)
+            for name, value in found.items():
                 told[name] = told.get(name, 0) + value / parts
         return told
 
-    def _slope(
-        self,
-        turn: Descent,
-        moved: Sequence[nn.Parameter],
-        batch: Batch,
-        noise: Noise,
-        clock: Clock,
-        parts: int = 1,
-    ) -> dict[str, Tensor]:
-        """One of ``parts`` batches' share of the gradients, and its own numbers."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = turn.loss(batch, noise, clock)
-        torch.autograd.backward(loss.value / parts, inputs=moved)
-        told = {"loss": loss.value} | dict(loss.numbers)
-        return {name: value.detach().float() for name, value in told.items()}
-
     def _replay(self, turn: Descent, moved: Sequence[nn.Parameter]) -> Replay:
+        loss, kind, bf16 = turn.loss, self.device.type, self.bf16
+
         def work(given: Sequence[Tensor | None], noise: Noise) -> dict[str, Tensor]:
             x, condition = given
             assert x is not None
-            return self._slope(turn, moved, Batch(x, condition), noise, NO_CLOCK)
+            return _slope(loss, moved, Batch(x, condition), noise, NO_CLOCK, kind, bf16)
 
         name = "+".join(player.name for player in turn.players)
         return Replay(name, work, moved, self._pool)
@@ -510,6 +502,24 @@ class Play:
         self.skips = int(plain["skips"])
         # Checkpoints of runs that were begun before this was noted have counted from the start.
         self.began = dict(plain.get("began", dict.fromkeys(self.players, 0)))
+
+
+def _slope(
+    loss_of: Callable[[Batch, Noise, Clock], Loss],
+    moved: Sequence[nn.Parameter],
+    batch: Batch,
+    noise: Noise,
+    clock: Clock,
+    device: str,
+    bf16: bool,
+    parts: int = 1,
+) -> dict[str, Tensor]:
+    """One of ``parts`` batches' share of the gradients of all that moves, and its own numbers."""
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        loss = loss_of(batch, noise, clock)
+    torch.autograd.backward(loss.value / parts, inputs=list(moved))
+    told = {"loss": loss.value} | dict(loss.numbers)
+    return {name: value.detach().float() for name, value in told.items()}
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:

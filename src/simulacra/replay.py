@@ -10,7 +10,6 @@ a replayed round is the round that it stands for.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from simulacra.probability.noise import BatchNoise, Noise
+from simulacra.refusals import Refusal
 
 Work = Callable[[Sequence[Tensor | None], Noise], dict[str, Tensor]]
 """Tensors and noise to numbers by name, each a scalar, and to gradients of the parameters that move."""
@@ -101,9 +101,9 @@ class Drawn:
 class Replay:
     """``work`` that moves ``parameters``, by a graph from its fourth time on.
 
-    Graphs may share a ``pool`` of memory if what one gives is used before the next is played. Work that
-    cannot be recorded, because Python looks at a number on its way or other numbers are drawn
-    each time, is done as it stands, and a warning says so.
+    Graphs may share a ``pool`` of memory if what one gives is used before the next is played. What is
+    given in another form than before, such as a batch of another size, is worked on as it stands. Sums
+    may be added up in another order than without a graph, as a library chooses.
     """
 
     def __init__(
@@ -112,30 +112,24 @@ class Replay:
         self.name, self.work, self.parameters, self.pool = name, work, parameters, pool
         self._done = 0
         self._drawn: list[Draw] = []
+        self._given: list[Tensor | None] = []
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._refused = False
 
     def __call__(self, given: Sequence[Tensor | None], noise: BatchNoise) -> Mapping[str, Tensor]:
         """The numbers; parameters' ``grad`` are their gradients."""
-        if self._refused or self._done < FIRST:
+        if self._done < FIRST:
             self._done += 1
             watched = Watched(noise)
             told = self._as_it_stands(given, watched)
             self._drawn = watched.drawn
             return told
         if self._graph is None:
-            self._room = Drawn(self._drawn, noise.rows, _device_of(given))
             self._given = [None if one is None else one.clone() for one in given]
+            self._room = Drawn(self._drawn, noise.rows, _device_of(given))
             self._room.draw(noise)
-            try:
-                self._record()
-            except RuntimeError as error:
-                self._refused = True
-                reason = str(error).strip().splitlines()[0][:160]
-                warnings.warn(
-                    f"{self.name}: every launch is asked for anew ({reason})", stacklevel=2
-                )
-                return self._as_it_stands(given, self._room.handed_out())
+            self._record(_device_of(given))
+        elif self._room.rows != noise.rows or not _alike(given, self._given):
+            return self._as_it_stands(given, noise)
         else:
             self._room.draw(noise)
             for kept, new in zip(self._given, given, strict=True):
@@ -152,12 +146,28 @@ class Replay:
             parameter.grad = None
         return self.work(given, noise)
 
-    def _record(self) -> None:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            self._told = self._as_it_stands(self._given, self._room.handed_out())
+    def _record(self, device: torch.device) -> None:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        try:
+            with torch.cuda.device(device), torch.cuda.graph(graph, self.pool, stream):
+                self._told = self._as_it_stands(self._given, self._room.handed_out())
+        except RuntimeError as error:
+            # CUDA cannot be relied on after a recording that was broken off.
+            reason = f"the turn of {self.name} could not be recorded as a CUDA graph"
+            said = str(error.__context__ or error).strip().splitlines()[0][:160]
+            way_out = "go on with --device cpu, or begin with --compile, which goes without graphs"
+            raise Refusal("NUM-027", f"{reason} ({said})", way_out=way_out) from error
         self._slopes = [parameter.grad for parameter in self.parameters]
         self._graph = graph
+
+
+def _alike(given: Sequence[Tensor | None], kept: Sequence[Tensor | None]) -> bool:
+    """Whether the same things are given, of the same shapes and kinds."""
+
+    def form(one: Tensor | None) -> object:
+        return None if one is None else (one.shape, one.dtype, one.device)
+
+    return list(map(form, given)) == list(map(form, kept))
 
 
 def _device_of(given: Sequence[Tensor | None]) -> torch.device:

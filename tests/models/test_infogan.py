@@ -8,6 +8,7 @@ import torch
 from simulacra.data.dataset import Part, Stream
 from simulacra.games import Batch, Clock, Play
 from simulacra.layers.front_door import centred
+from simulacra.models.adversarial import infogan
 from simulacra.models.adversarial.infogan import Config, InfoGAN
 from simulacra.probability.noise import row_noise
 from simulacra.probability.view_information import gains_of_splits, information_of_views
@@ -39,7 +40,7 @@ def test_the_information_reaches_the_generator_and_not_the_critic():
             assert all(p.grad is not None for p in one.reader.parameters())
     assert not torch.allclose(*slopes, rtol=0.01)
     (last,) = [turn for turn in one.game().stages[0].turns if "generator_loss" in repr(turn)]
-    assert [player.name for player in last.players] == ["generator", "reader", "halves"]
+    assert [player.name for player in last.players] == ["generator", "reader"]
 
 
 def test_a_reader_that_knows_nothing_is_surprised_by_every_class_alike():
@@ -103,7 +104,7 @@ def test_classes_stand_for_what_views_leave_as_it_is(views, seed):
 
 def test_what_views_keep_moves_the_reader_alone_and_by_two_views_that_differ():
     one, x = model(classes=4), SPACE.random(32, seeded()).float()
-    chances, _ = one._read_twice(x, row_noise(32, seeded(), "cpu"))
+    chances = one._chances(one._seen_twice(x, row_noise(32, seeded(), "cpu")))
     first, last = chances.chunk(2)
     assert not torch.allclose(first, last)
     information_of_views(chances).backward()
@@ -115,11 +116,21 @@ def test_what_views_keep_moves_the_reader_alone_and_by_two_views_that_differ():
 
 def test_halves_move_nobody_but_themselves():
     one, x = model(classes=4), SPACE.random(32, seeded()).float()
-    chances, halves = one._read_twice(x, row_noise(32, seeded(), "cpu"))
-    gains_of_splits(chances.detach(), halves).sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in one.halves.parameters())
-    others = [one.critic, one.generator, one.reader]
-    assert all(p.grad is None for other in others for p in other.parameters())
+    weights, slopes = [one.critic, one.generator, one.reader], []
+    for trained in (True, False):
+        one.halves.requires_grad_(trained)
+        one.zero_grad()
+        one.generator_loss(Batch(x), row_noise(32, seeded(), "cpu"), Clock()).value.backward()
+        slopes.append([p.grad for part in weights for p in part.parameters()])
+        if trained:
+            assert all(p.grad.abs().sum() > 0 for p in one.halves.parameters())
+    for with_halves, without in zip(*slopes, strict=True):
+        assert torch.equal(with_halves, without)
+
+
+def test_halves_have_a_player_where_classes_can_move():
+    for options, players in (({"classes": 3}, 4), ({}, 3), ({"classes": 3, "views": 0.0}, 3)):
+        assert len(model(**options).game().players()) == players
 
 
 def three_kinds(count):
@@ -158,14 +169,15 @@ def test_a_class_that_is_two_kinds_is_found_where_another_kind_has_two():
     assert (names() == codes).float().mean() > 0.95
     optimiser = torch.optim.Adam(one.halves.parameters(), 2e-2)
     for seed in range(60):
-        chances, halves = one._read_twice(view, row_noise(len(x), seeded(seed), "cpu"))
+        hidden = one._seen_twice(view, row_noise(len(x), seeded(seed), "cpu")).detach()
         optimiser.zero_grad()
-        (-gains_of_splits(chances.detach(), halves).sum()).backward()
+        (-gains_of_splits(one._chances(hidden).detach(), one._halves(hidden)).sum()).backward()
         optimiser.step()
     before = one.generator.start.weight.clone()
     batches = [Batch(part) for part in x.split(64)]
-    early = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.05))
-    assert not early
+    for progress in (0.05, 0.85):
+        clock = Clock(progress=progress)
+        assert not one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), clock)
     told = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.5))
     assert told["a class moved"] == 1
     assert told["gain of a move"] > 0.1
@@ -180,6 +192,69 @@ def test_a_class_that_is_two_kinds_is_found_where_another_kind_has_two():
     assert torch.equal(one.generator.start.weight[:, freed], before[:, 4])
     again = one.move_classes(iter(batches), row_noise(64, seeded(), "cpu"), Clock(progress=0.5))
     assert again["a class moved"] == 0
+
+
+def test_a_move_by_which_nothing_is_gained_is_not_made():
+    x, *_ = three_kinds(256)
+    torch.manual_seed(0)
+    settings = {"classes": 3, "numbers": 0, "latent": 4, "channels": 8, "batch_size": 64}
+    one = InfoGAN(Images(1, 12, 12, 256), Config(**settings))
+    with torch.no_grad():
+        # Halves that seem to tell all, and are as far off for whatever is of another class.
+        one.halves.weight.mul_(1e4)
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    batches = iter([Batch(part) for part in x.split(64)])
+    told = one.move_classes(batches, row_noise(64, seeded(), "cpu"), Clock(progress=0.5))
+    assert told["a class moved"] == 0
+    assert all(torch.equal(before[name], value) for name, value in one.state_dict().items())
+
+
+def test_a_run_that_is_resumed_moves_the_same_classes(monkeypatch):
+    monkeypatch.setattr(infogan, "MOVE_EVERY", 3)
+    monkeypatch.setattr(infogan, "WORTH", -10.0)
+    x, *_ = three_kinds(256)
+    space = Images(1, 12, 12, 256)
+    stream = Stream(Part(x, torch.arange(256), space), 32, seed=0)
+    settings = {"classes": 4, "numbers": 1, "latent": 4, "channels": 8, "batch_size": 32}
+
+    def played(play, rounds):
+        moved = 0
+        for report in play.rounds(stream, lambda clock: 0.2 + clock.rounds / 100):
+            moved += report.numbers.get("a class moved", 0)
+            if play.clock.rounds == rounds:
+                return moved
+
+    def new():
+        torch.manual_seed(0)
+        return InfoGAN(space, Config(**settings))
+
+    whole, half, rest = (Play(one, one.game(), seed=1) for one in (new(), new(), new()))
+    assert played(whole, 14) > 2
+    played(half, 7)
+    rest.load_state(*half.state())
+    played(rest, 14)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name])
+        if name in whole.shadow:
+            assert torch.equal(whole.shadow[name], rest.shadow[name])
+
+
+def test_averages_begin_anew_where_a_class_has_moved(monkeypatch):
+    monkeypatch.setattr(infogan, "MOVE_EVERY", 4)
+    monkeypatch.setattr(infogan, "WORTH", -10.0)
+    x, *_ = three_kinds(256)
+    space = Images(1, 12, 12, 256)
+    settings = {"classes": 4, "numbers": 1, "latent": 4, "channels": 8, "batch_size": 32}
+    one = InfoGAN(space, Config(**settings))
+    play = Play(one, one.game(), seed=1)
+    stream = Stream(Part(x, torch.arange(256), space), 32, seed=0)
+    for report in play.rounds(stream, lambda clock: 0.5):
+        if report.numbers.get("a class moved"):
+            break
+    # The round's step of the average comes after, towards weights that it stands at.
+    for name in ("reader.2.weight", "generator.start.weight", "halves.weight"):
+        assert torch.equal(play.shadow[name], one.state_dict()[name])
+    assert not torch.equal(play.shadow["critic.out.weight"], one.critic.out.weight)
 
 
 @pytest.mark.parametrize(

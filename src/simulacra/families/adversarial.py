@@ -62,7 +62,7 @@ class AdversarialModel(nn.Module):
     schedule: ClassVar[Literal["constant", "cosine"]] = "constant"
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     gains_by_bf16: ClassVar[bool] = True
-    replays: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
     """Whether its losses are the same work each time, as ``Descent.replays`` has it."""
     config: AdversarialConfig
     generator: nn.Module
@@ -147,8 +147,10 @@ class AdversarialModel(nn.Module):
         makers = self._makers(optimiser)
         faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
         critic = Player("critic", list(self.critic.parameters()), faster)
-        steady = self.replays and not self._penalises_at_once
-        turn = Descent((critic,), self.critic_loss, replays=steady)
+        # Spectral norms are of a factorisation, which a library may not let a graph record.
+        replays = self.steady and not config.spectral
+        judges = replays and not self._penalises_at_once
+        turn = Descent((critic,), self.critic_loss, replays=judges)
         turns: list[Turn] = [turn] * config.critic_steps
         if self.contest.lazy:
             every = config.penalty_every
@@ -157,7 +159,7 @@ class AdversarialModel(nn.Module):
             turns.append(Rewrite("follow norms", self.follow_norms, batches=0))
         if self.contest.adapts:
             turns.append(Rewrite("adapt", self.adapt, batches=0, every=ADAPT_EVERY))
-        turns.append(Descent(makers, self.generator_loss, batches=0, replays=self.replays))
+        turns.append(Descent(makers, self.generator_loss, batches=0, replays=replays))
         turns.extend(self._afterwards(makers))
         return Game(
             [*self._first(), *self._contest(turns)],

@@ -91,6 +91,21 @@ def distorted(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     return seen.to(x.dtype)
 
 
+STROKE = 0.5
+"""How far ``thickened`` goes with a share of one: the part of the way to the brightest, or darkest, of
+the eight neighbours."""
+
+
+def thickened(x: Tensor, uniform: Tensor, share: float) -> Tensor:
+    """Images (n, C, H, W) whose bright strokes are thicker or thinner, as ``uniform`` (n,) says: pixels
+    go to their greatest or least neighbour (grey dilation and erosion). Gradients pass through."""
+    way = (STROKE * share * (2 * uniform - 1)).clamp(-1, 1).to(x.dtype)[:, None, None, None]
+    greatest = functional.max_pool2d(x, 3, stride=1, padding=1)
+    least = -functional.max_pool2d(-x, 3, stride=1, padding=1)
+    changed: Tensor = x + way.clamp(min=0) * (greatest - x) + (-way).clamp(min=0) * (least - x)
+    return changed
+
+
 class Augmentation(nn.Module):
     """Moves of images (n, C, H, W): shares of ``shift``, ``cut`` and ``colour``, 0 for none of it.
 

@@ -46,25 +46,27 @@ def gains_of_splits(chances: Tensor, halves: Tensor) -> Tensor:
 
 def gains_of_merges(chances: Tensor) -> Tensor:
     """What B would gain, nats, (K, K), were two classes alone one; nought for a class and itself."""
-    both = torch.logaddexp(chances[:, :, None], chances[:, None, :])
-    merged: Tensor = _terms(both.flatten(1)).unflatten(0, chances.shape[1:] * 2)
     terms = _terms(chances)
-    return merged - terms[:, None] - terms
+    # Row by row: all pairs at once would be K times as many numbers.
+    merged = [_terms(torch.logaddexp(chances, one[:, None])) for one in chances.T]
+    return torch.stack(merged) - terms[:, None] - terms
 
 
 def best_move(splits: Tensor, merges: Tensor) -> Move:
     """The move by which B gains most; three classes have a part in it."""
     count = len(splits)
-    nobody = torch.full((), -math.inf)
-    whole = splits.cpu()[:, None, None] + merges.cpu()
-    split, kept, freed = (torch.arange(count).reshape(shape) for shape in _AXES)
-    valid = (kept < freed) & (split != kept) & (split != freed)
-    at = int(torch.where(valid, whole, nobody).argmax())
-    split_class, pair = divmod(at, count * count)
-    return Move(float(whole.flatten()[at]), split_class, *divmod(pair, count))
-
-
-_AXES = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    if count < 3:
+        raise ValueError(f"a move takes three classes, and there are {count}")
+    splits, pairs = splits.cpu(), merges.cpu().triu(1)
+    pairs = pairs.masked_fill(torch.ones_like(pairs).tril() > 0, -math.inf)
+    moves = []
+    # Whatever two classes are merged, one of the best three splits is of another.
+    for split in splits.topk(3).indices.tolist():
+        left = pairs.clone()
+        left[split], left[:, split] = -math.inf, -math.inf
+        kept, freed = divmod(int(left.argmax()), count)
+        moves.append(Move(float(splits[split] + left[kept, freed]), split, kept, freed))
+    return max(moves, key=lambda move: move.gain)
 
 
 def _terms(chances: Tensor) -> Tensor:

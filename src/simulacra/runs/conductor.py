@@ -103,7 +103,11 @@ class Run:
         self.bf16 = wanted[recipe.precision]
         snapshots.require_average(recipe.snapshots, recipe.model, game)
         second = bool(recipe.snapshots)
-        self.play = Play(model, game, seed=recipe.seed, bf16=self.bf16, second=second)
+        # Compiled parts may be compiled anew at any time, which a graph has no room for.
+        replays = not recipe.compile
+        self.play = Play(
+            model, game, seed=recipe.seed, bf16=self.bf16, second=second, replays=replays
+        )
         self.conditional = model.condition_space is not None
         self.best = _Best()
         self.seconds = self.agreed = 0.0

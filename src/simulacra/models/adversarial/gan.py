@@ -95,7 +95,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
 
     schedule: ClassVar = "cosine"
     gains_by_bf16: ClassVar = False
-    replays: ClassVar = True
+    steady: ClassVar = True
     config: Config
     spaces: ClassVar = (Vectors, Table, Images)
     conditions: ClassVar = (Labels,)

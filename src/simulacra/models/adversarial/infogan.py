@@ -54,7 +54,7 @@ from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
 from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn, mean_over_processes
 from simulacra.layers.adversarial_rules import Rules, for_images
-from simulacra.layers.augmentation import distorted
+from simulacra.layers.augmentation import distorted, thickened
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.convolutional_pair import ConvolutionalCritic, ConvolutionalGenerator
 from simulacra.layers.critic_head import Opinion
@@ -99,7 +99,8 @@ FORGOTTEN = 0.1
 class Config(Rules):
     """The code is one of ``classes`` and ``numbers`` in [-1, 1]; ``information`` is lambda of the class
     and of B, a tenth of it that of each number. ``views``: how far data are turned, slanted, stretched
-    and shifted before their class is read (``distorted``), 0 for not at all. All else is as in DCGAN."""
+    and shifted, and their strokes thickened or thinned, before their class is read, 0 for not at all. All
+    else is as in DCGAN."""
 
     classes: int = 10
     numbers: int = 2
@@ -127,7 +128,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     generator: ConvolutionalGenerator
     spaces: ClassVar = (Images,)
     conditions: ClassVar = ()
-    replays: ClassVar = True
+    steady: ClassVar = True
 
     def __init__(
         self, space: Images, config: Config | None = None, *, condition: Labels | None = None
@@ -140,7 +141,8 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
         self.reader = multilayer_perceptron([self.critic.feature_size, READ, code])
-        self.halves = nn.Linear(READ, 2 * config.classes) if config.views else None
+        moves = config.views and config.classes > 2
+        self.halves = nn.Linear(READ, 2 * config.classes) if moves else None
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
     @classmethod
@@ -240,9 +242,12 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return (*makers, Player("halves", list(self.halves.parameters()), faster))
 
     def _afterwards(self, makers: tuple[Player, ...]) -> Sequence[Turn]:
-        if self.halves is None or self.config.classes < 3:
+        if self.halves is None:
             return ()
-        return (Rewrite("move classes", self.move_classes, batches=JUDGED, every=MOVE_EVERY),)
+        move = Rewrite(
+            "move classes", self.move_classes, batches=JUDGED, every=MOVE_EVERY, renames=True
+        )
+        return (move,)
 
     def generator_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The generator's loss, and lambda times what codes are not told by, nats."""
@@ -252,11 +257,14 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         assert told.made is not None
         logits, numbers = self._read(told.made.features)
         gained, seen = logits.new_zeros(()), dict[str, Tensor]()
-        if self.halves is not None:
+        if self.config.views:
             logits, _ = self._read(self._features(self._view(made.x, noise)))
-            chances, halves = self._read_twice(sides.real, noise)
+            hidden = self._seen_twice(sides.real, noise)
+            chances = self._chances(hidden)
             gained = seen["information of views"] = information_of_views(chances)
-            gained = gained + gains_of_splits(chances.detach(), halves).sum()
+            if self.halves is not None:
+                halves = self._halves(hidden.detach())
+                gained = gained + gains_of_splits(chances.detach(), halves).sum()
         surprise = functional.cross_entropy(logits.float(), made.classes)
         apart = 0.5 * (numbers.float() - made.numbers).square().sum(1).mean()
         value = told.value + self.config.information * (surprise - gained + 0.1 * apart)
@@ -272,53 +280,82 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         first, last = MOVING
         if not first <= clock.progress < last:
             return {}
-        read = [self._read_twice(centred(one.x, self.space.levels), noise) for one in batches]
+        seen = [self._seen_twice(centred(one.x, self.space.levels), noise) for one in batches]
         # One view of all data, then the other.
-        chances, halves = (
-            torch.cat([one.unflatten(0, (2, -1)) for one in kind], dim=1).flatten(0, 1)
-            for kind in zip(*read, strict=True)
-        )
+        hidden = torch.cat([one.unflatten(0, (2, -1)) for one in seen], dim=1).flatten(0, 1)
+        chances, halves = self._chances(hidden), self._halves(hidden)
         splits, merges = gains_of_splits(chances, halves), gains_of_merges(chances)
+        before = information_of_views(chances)
         apart = halves[:, :, 0] - halves[:, :, 1]
-        shares = chances.softmax(0)
-        rise = (shares * torch.logaddexp(0.5 * apart, -0.5 * apart)).sum(0)
-        mean_over_processes([splits, merges, rise])
+        rise = chances.exp() * torch.logaddexp(0.5 * apart, -0.5 * apart)
+        rise, share = rise.sum(0), chances.exp().sum(0)
+        mean_over_processes([before, splits, merges, rise, share])
         move = best_move(splits, merges)
+        gain = torch.full_like(before, move.gain)
         if move.gain > WORTH:
-            self._move(move, rise[move.split])
-        return {"a class moved": float(move.gain > WORTH), "gain of a move": move.gain}
+            # Halves are right where their class is; elsewhere they may take what is another's.
+            moved = self._moved(move, rise[move.split] / share[move.split])
+            gain = information_of_views(self._chances(hidden, *moved)) - before
+            mean_over_processes([gain])
+            if gain > WORTH:
+                self._move(move, *moved)
+        return {"a class moved": float(gain > WORTH), "gain of a move": float(gain)}
 
-    def _move(self, move: Move, rise: Tensor) -> None:
-        """One class is told where either of two was, another by the halves of a third, whose logits are
-        ``rise`` too high where one of them is certain."""
+    def _moved(self, move: Move, rise: Tensor) -> tuple[Tensor, Tensor]:
+        """The reader's last layer, with one class where either of two was and another told by the halves
+        of a third, whose logits are ``rise`` too high where one of them is certain."""
         last, halves = self.reader[-1], self.halves
         assert isinstance(last, nn.Linear)
         assert halves is not None
-        for rows, half in ((last.weight, halves.weight), (last.bias, halves.bias)):
+        weight, bias = last.weight.clone(), last.bias.clone()
+        for rows, half in ((weight, halves.weight), (bias, halves.bias)):
             rows[move.kept] = 0.5 * (rows[move.kept] + rows[move.freed])
             first, second = half.unflatten(0, (-1, 2))[move.split]
             whole, aside = rows[move.split].clone(), 0.5 * (first - second)
             rows[move.split], rows[move.freed] = whole + aside, whole - aside
-            # What was a half of a class is none of what it is now.
-            for other in (move.kept, move.freed, move.split):
-                half[2 * other : 2 * other + 2] *= FORGOTTEN
-        last.bias[[move.split, move.freed]] -= rise
+        bias[[move.split, move.freed]] -= rise
+        return weight, bias
+
+    def _move(self, move: Move, weight: Tensor, bias: Tensor) -> None:
+        """Read classes by this last layer, and begin a new one as the generator made the old."""
+        last = self.reader[-1]
+        assert isinstance(last, nn.Linear)
+        assert self.halves is not None
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
+        # What was a half of a class is none of what it is now.
+        for one in (move.kept, move.freed, move.split):
+            for half in (self.halves.weight, self.halves.bias):
+                half[2 * one : 2 * one + 2] *= FORGOTTEN
         codes = self.generator.start.weight[:, self.config.latent :]
         codes[:, move.freed] = codes[:, move.split]
 
     def _view(self, x: Tensor, noise: Noise) -> Tensor:
-        return distorted(x, noise.uniform(6), self.config.views)
+        moved = distorted(x, noise.uniform(6), self.config.views)
+        return thickened(moved, noise.uniform(), self.config.views)
 
-    def _read_twice(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Logs of chances of classes, (2 n, K), and of halves of each, (2 n, K, 2), read off one view and
-        then off another."""
-        assert self.halves is not None
+    def _seen_twice(self, x: Tensor, noise: Noise) -> Tensor:
+        """What the reader's last layer sees of one view of data and then of another, (2 n, READ)."""
         with torch.no_grad():
             features = self._features(torch.cat([self._view(x, noise), self._view(x, noise)]))
-        hidden = self.reader[:-1](features)
-        logits = self.reader[-1](hidden)[:, : self.config.classes]
-        halves = self.halves(hidden.detach()).unflatten(1, (-1, 2))
-        return logits.float().log_softmax(1), halves.float().log_softmax(2)
+        hidden: Tensor = self.reader[:-1](features)
+        return hidden
+
+    def _chances(
+        self, hidden: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Logs of chances of the classes, (n, K); by another last layer, where one is given."""
+        told = (
+            self.reader[-1](hidden) if weight is None else functional.linear(hidden, weight, bias)
+        )
+        logits: Tensor = told[:, : self.config.classes]
+        return logits.float().log_softmax(1)
+
+    def _halves(self, hidden: Tensor) -> Tensor:
+        """Logs of chances of either half of each class, given the class, (n, K, 2)."""
+        assert self.halves is not None
+        logits: Tensor = self.halves(hidden).unflatten(1, (-1, 2))
+        return logits.float().log_softmax(2)
 
 
 def _require_codes(config: Config) -> None:

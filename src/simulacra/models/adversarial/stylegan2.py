@@ -155,7 +155,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
     length: Tensor
     followed: Tensor
     betas: ClassVar = (0.0, 0.99)
-    replays: ClassVar = True
+    steady: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
 
