@@ -12,7 +12,8 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from peer_runs import (
     AT_ONCE,
     HELD_OUT,
     mnist,
+    peak_mib,
     stand_in_for_torchvision,
     stand_in_for_what_it_never_calls,
     told,
@@ -34,7 +36,7 @@ STEPS = {"cpu": 300, "cuda": 450}
 RATE, BETAS = 2e-4, (0.5, 0.99)
 WARM, COMPONENTS = {"cpu": 3, "cuda": 50}, 50
 SLOW = 200
-"""Steps of stylegan2-pytorch, which is slow."""
+"""Steps of stylegan2-pytorch, which is slow; its metric is after these."""
 
 MIDST = 30_001
 """A step of stylegan2-pytorch's after which it neither draws samples nor starts averages anew."""
@@ -107,16 +109,34 @@ def _drawn(generator: nn.Module, device: str) -> Tensor:
         return torch.cat([generator(one) for one in z]).cpu()
 
 
-def _pace(step: Callable[[], object], device: str, most: int | None = None) -> float:
-    """Seconds a step, of ``most`` but the first, with the work that they have left to the device."""
-    for _ in range(WARM[device]):
-        step()
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a step, of how many, and the most memory until their end, MiB."""
+
+    seconds: float
+    steps: int
+    peak: float
+
+
+def _paced(work: Callable[[], object], steps: int, device: str) -> Pace:
+    """The pace of ``work`` that makes so many steps, with what it has left to the device."""
     _finished(device)
-    begun, count = time.perf_counter(), (most or STEPS[device]) - WARM[device]
-    for _ in range(count):
-        step()
+    begun = time.perf_counter()
+    work()
     _finished(device)
-    return (time.perf_counter() - begun) / count
+    return Pace((time.perf_counter() - begun) / steps, steps, peak_mib())
+
+
+def _pace(step: Callable[[], object], device: str, most: int | None = None) -> Pace:
+    """The pace of ``most`` steps, but the first."""
+
+    def several(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    several(WARM[device])
+    count = (most or STEPS[device]) - WARM[device]
+    return _paced(lambda: several(count), count, device)
 
 
 def _finished(device: str) -> None:
@@ -124,8 +144,9 @@ def _finished(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _result(pace: float, model: nn.Module, metric: float) -> dict[str, Any]:
-    return told(BATCH, pace, model, metric, METRIC)
+def _result(pace: Pace, model: nn.Module, metric: float) -> dict[str, Any]:
+    found = told(BATCH, pace.seconds, model, metric, METRIC, pace.peak)
+    return found | {"timed steps": pace.steps}
 
 
 def dcgan_ours(device: str) -> dict[str, Any]:
@@ -162,10 +183,39 @@ def _ours(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     return _result(pace, model, found)
 
 
-def _batches(train: Tensor, count: int) -> torch.utils.data.DataLoader[Any]:
-    """As tutorials feed images: a dataset of single ones, put together by a loader."""
+def _batches(train: Tensor, count: int, device: str) -> torch.utils.data.DataLoader[Any]:
+    """As tutorials feed images: a dataset of single ones, put together by a loader, with two workers
+    beside a GPU."""
     rows = torch.utils.data.TensorDataset(train[: count * BATCH], torch.zeros(count * BATCH))
-    return torch.utils.data.DataLoader(rows, BATCH, shuffle=True, drop_last=True)
+    options: dict[str, Any] = {"num_workers": 2, "pin_memory": True} if device == "cuda" else {}
+    return torch.utils.data.DataLoader(rows, BATCH, shuffle=True, drop_last=True, **options)
+
+
+class Begun:
+    """A loader whose workers have begun."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader[Any]) -> None:
+        self.batches, self.count = iter(loader), len(loader)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
+
+
+@dataclass(frozen=True)
+class DeviceNoise:
+    """Noise as public loops draw it, where it is used."""
+
+    rows: int
+    device: str
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self.rows, *shape, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(self.rows, *shape, device=self.device)
 
 
 def dcgan_plain(best: bool, device: str) -> dict[str, Any]:
@@ -176,8 +226,11 @@ def dcgan_plain(best: bool, device: str) -> dict[str, Any]:
     if best:
         for one in (generator, critic):
             one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    make: Callable[[Tensor], Tensor] = torch.compile(generator) if best else generator
-    judge: Callable[[Tensor], Tensor] = torch.compile(critic) if best else critic
+    # On a GPU with its own graphs, too, and its search for the fastest kernels.
+    mode = "reduce-overhead" if device == "cuda" else "default"
+    torch.backends.cudnn.benchmark = best
+    make: Callable[[Tensor], Tensor] = torch.compile(generator, mode=mode) if best else generator
+    judge: Callable[[Tensor], Tensor] = torch.compile(critic, mode=mode) if best else critic
     first, second = (
         torch.optim.Adam(one.parameters(), RATE, betas=BETAS, fused=best)
         for one in (generator, critic)
@@ -189,13 +242,14 @@ def dcgan_plain(best: bool, device: str) -> dict[str, Any]:
 
     count = STEPS[device]
     if best:
-        order = torch.randperm(len(train))[: count * BATCH].split(BATCH)
+        train = train.to(device)
+        order = torch.randperm(len(train), device=device)[: count * BATCH].split(BATCH)
         feed = (train[one] for one in order)
     else:
-        feed = (x for x, _ in _batches(train, count))
+        feed = (x for x, _ in _batches(train, count, device))
 
     def step() -> None:
-        x = next(feed).to(device)
+        x = next(feed).to(device, non_blocking=True)
         if best:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=best):
@@ -261,13 +315,11 @@ def dcgan_torchgan(device: str) -> dict[str, Any]:
             checkpoints=str(Path(folder) / "gan"),
             recon=str(Path(folder) / "images"),
         )
-        run(_batches(train, WARM[device]))
+        run(Begun(_batches(train, WARM[device], device)))
         run.epochs, run.start_epoch = 2, 1
-        _finished(device)
-        begun = time.perf_counter()
-        run(_batches(train, STEPS[device] - WARM[device]))
-        _finished(device)
-        pace = (time.perf_counter() - begun) / (STEPS[device] - WARM[device])
+        count = STEPS[device] - WARM[device]
+        batches = Begun(_batches(train, count, device))
+        pace = _paced(lambda: run(batches), count, device)
     run.generator.eval()
     made = _drawn(run.generator, device)
     both = nn.ModuleList([run.generator, run.discriminator])
@@ -297,7 +349,6 @@ def stylegan2_plain(device: str) -> dict[str, Any]:
     """Our networks with grouped convolutions, in a loop as public implementations have it: fp32, a
     DataLoader, R1 every 16 steps, an average of the generator after each step."""
     from simulacra import build
-    from simulacra.probability.noise import row_noise
     from simulacra.spaces import Images
 
     train, test = (2 * part - 1 for part in mnist(SIDE))
@@ -316,16 +367,16 @@ def stylegan2_plain(device: str) -> dict[str, Any]:
     )
 
     def made(generator: Any, count: int) -> Tensor:
-        noise = row_noise(count, None, torch.device(device))
+        noise = DeviceNoise(count, device)
         w = generator.mapping(torch.randn(count, config.latent, device=device), None)
         x: Tensor = generator.synthesis(w[:, None].expand(-1, generator.synthesis.depth, -1), noise)
         return x
 
-    feed = enumerate(x for x, _ in _batches(train, STEPS[device]))
+    feed = enumerate(x for x, _ in _batches(train, STEPS[device], device))
 
     def step() -> None:
         number, x = next(feed)
-        x = x.to(device)
+        x = x.to(device, non_blocking=True)
         with torch.no_grad():
             false = made(model.generator, len(x))
         real, unreal = critic(x, None).logit, critic(false, None).logit
@@ -370,7 +421,7 @@ def stylegan2_pytorch(device: str) -> dict[str, Any]:
             return train[index].expand(3, -1, -1)
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), BATCH, shuffle=True, drop_last=True, pin_memory=True, num_workers=4
+        Pictures(), BATCH, shuffle=True, drop_last=True, pin_memory=True, num_workers=2
     )
     with tempfile.TemporaryDirectory() as folder:
         seldom = {"save_every": 10**9, "evaluate_every": 10**9}

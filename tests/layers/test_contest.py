@@ -18,6 +18,7 @@ from simulacra.layers.augmentation import (
     cut_out,
     distorted,
     recoloured,
+    thickened,
 )
 from simulacra.layers.contest import Contest, Sides, packed
 from simulacra.layers.convolutional_pair import ConvolutionalCritic
@@ -359,6 +360,20 @@ def test_views_of_oblong_images_are_turned_and_slanted_in_pixels():
     wanted = torch.einsum("ab,bij->aij", matrix, torch.stack([across, down])) + shift[:, None, None]
     seen = distorted(torch.stack([across, down])[None], uniform[None], 1.0)[0]
     torch.testing.assert_close(seen[:, 16:32, 8:16], wanted[:, 16:32, 8:16], atol=1e-4, rtol=0)
+
+
+def test_strokes_are_thickened_and_thinned():
+    x = -torch.ones(2, 1, 9, 9)
+    x[:, :, :, 3:6] = 1
+    assert torch.equal(thickened(x, torch.full((2,), 0.5), 1.0), x)
+    assert torch.equal(thickened(x, torch.rand(2, generator=seeded()), 0.0), x)
+    # Beside a stroke half-way to its brightness, or at its rim half-way to what is around it.
+    thick, thin = thickened(x, torch.tensor([1.0, 0.0]), 1.0)[:, 0, 4]
+    assert thick.tolist() == [-1, -1, 0, 1, 1, 1, 0, -1, -1]
+    assert thin.tolist() == [-1, -1, -1, 0, 1, 0, -1, -1, -1]
+    x.requires_grad_()
+    thickened(x, torch.tensor([1.0, 0.0]), 1.0).sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 def test_views_are_distorted_by_what_they_say():
