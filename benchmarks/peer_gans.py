@@ -12,7 +12,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,21 +187,11 @@ def _batches(train: Tensor, count: int, device: str) -> torch.utils.data.DataLoa
     """As tutorials feed images: a dataset of single ones, put together by a loader, with two workers
     beside a GPU."""
     rows = torch.utils.data.TensorDataset(train[: count * BATCH], torch.zeros(count * BATCH))
-    options: dict[str, Any] = {"num_workers": 2, "pin_memory": True} if device == "cuda" else {}
-    return torch.utils.data.DataLoader(rows, BATCH, shuffle=True, drop_last=True, **options)
-
-
-class Begun:
-    """A loader whose workers have begun."""
-
-    def __init__(self, loader: torch.utils.data.DataLoader[Any]) -> None:
-        self.batches, self.count = iter(loader), len(loader)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.batches
+    beside = {"num_workers": 2, "persistent_workers": True, "pin_memory": True}
+    options: dict[str, Any] = beside if device == "cuda" else {}
+    loader = torch.utils.data.DataLoader(rows, BATCH, shuffle=True, drop_last=True, **options)
+    iter(loader)  # Workers that persist begin here, and not while time is taken.
+    return loader
 
 
 @dataclass(frozen=True)
@@ -315,10 +305,10 @@ def dcgan_torchgan(device: str) -> dict[str, Any]:
             checkpoints=str(Path(folder) / "gan"),
             recon=str(Path(folder) / "images"),
         )
-        run(Begun(_batches(train, WARM[device], device)))
+        run(_batches(train, WARM[device], device))
         run.epochs, run.start_epoch = 2, 1
         count = STEPS[device] - WARM[device]
-        batches = Begun(_batches(train, count, device))
+        batches = _batches(train, count, device)
         pace = _paced(lambda: run(batches), count, device)
     run.generator.eval()
     made = _drawn(run.generator, device)
