@@ -24,7 +24,7 @@ from simulacra.data.dataset import Stream
 from simulacra.data.open import open_data
 from simulacra.evaluation.measure import Provenance
 from simulacra.evaluation.modes import Modes
-from simulacra.games import Play
+from simulacra.play import Play
 
 SAMPLES = 2500
 # Small networks, after those of Metz et al. 2017 on their ring; larger critics lose fewer modes.

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from simulacra import build
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
+from simulacra.play import Play
 from simulacra.spaces import Images
 
 SPACE = Images(1, 28, 28, levels=2)

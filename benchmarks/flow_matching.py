@@ -29,7 +29,8 @@ from simulacra.data.dataset import Dataset, Stream
 from simulacra.data.open import open_data
 from simulacra.evaluation.features import FeatureNet, learn_features
 from simulacra.evaluation.frechet import frechet_distance
-from simulacra.games import Batch, Play
+from simulacra.games import Batch
+from simulacra.play import Play
 
 SECONDS = {"plane": 30.0, "digits": 60.0, "consistency": 120.0, "latent": 60.0}
 """Training of each model."""

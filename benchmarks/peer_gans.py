@@ -161,7 +161,7 @@ def stylegan2_ours(device: str) -> dict[str, Any]:
 def _ours(name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
     from simulacra import build
     from simulacra.data.dataset import Part, Stream
-    from simulacra.games import Play
+    from simulacra.play import Play
     from simulacra.runs.machine import has_bf16, keep_freed_memory
     from simulacra.spaces import Images
 

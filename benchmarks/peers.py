@@ -183,7 +183,7 @@ def _plain_loop(
 def vq_vae_ours() -> dict[str, Any]:
     from simulacra import build, open_data
     from simulacra.data.dataset import Stream
-    from simulacra.games import Play
+    from simulacra.play import Play
     from simulacra.runs.machine import has_bf16, keep_freed_memory
     from simulacra.runs.recipe import with_optimiser
 
@@ -301,7 +301,8 @@ def vq_vae_pythae(best: bool) -> dict[str, Any]:
 def ddpm_ours() -> dict[str, Any]:
     from simulacra import build
     from simulacra.data.dataset import Part, Stream
-    from simulacra.games import Batch, Clock, Play
+    from simulacra.games import Batch, Clock
+    from simulacra.play import Play
     from simulacra.probability.noise import row_noise
     from simulacra.runs.machine import has_bf16, keep_freed_memory
     from simulacra.runs.recipe import with_optimiser

@@ -27,7 +27,8 @@ from simulacra import shelf
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.two_sample import TwoSample
-from simulacra.games import Descent, Game, Play, Stage
+from simulacra.games import Descent, Game, Stage
+from simulacra.play import Play
 from simulacra.probability.noise import row_noise
 from simulacra.probability.two_sample import neighbour_accuracy
 from simulacra.runs.recipe import Recipe

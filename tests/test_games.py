@@ -7,18 +7,9 @@ import torch
 from torch import nn
 
 from simulacra.families.composed import played_inside
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Play,
-    Player,
-    Rewrite,
-    Stage,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.optimisation import OPTIMISERS, AdamP, Optimiser
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 
 

@@ -7,7 +7,7 @@ import torch
 
 from simulacra import build
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import NO_CLOCK, Play
+from simulacra.play import NO_CLOCK, Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.replay import ALIGNED, FIRST, Drawn, HandedOut, Replay, Watched
 from simulacra.spaces import Images, Labels

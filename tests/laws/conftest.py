@@ -8,7 +8,7 @@ import torch
 
 from simulacra import shelf
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
+from simulacra.play import Play
 from simulacra.spaces import Images, Labels, Table, Tokens
 
 ROUNDS, LONG = 20, 100

@@ -6,8 +6,8 @@ import torch
 from simulacra import shelf
 from simulacra.contract import Density, Sampler
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.layers.conditions import CONDITIONS
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Labels, Table, Tokens
 

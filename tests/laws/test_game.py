@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simulacra.games import NO_CLOCK, Descent, Game, Loss, Play, Stage
+from simulacra.games import Descent, Game, Loss, Stage
+from simulacra.play import NO_CLOCK, Play
 from simulacra.probability.noise import row_noise
 from simulacra.refusals import Refusal
 from simulacra.replay import HandedOut, Watched

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.table_reals import TableReals, real_size
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.shelf import build
 from simulacra.spaces import Column, Table

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Descent, Game, Play, Stage
+from simulacra.games import Batch, Clock, Descent, Game, Stage
 from simulacra.models.latent.aae import AAE, Config
+from simulacra.play import Play
 from simulacra.probability.contents import content_numbers
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal

@@ -7,9 +7,10 @@ import torch
 
 from simulacra.contract import Density, Sampler, require_capability
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.rebuilding import Rebuilding
 from simulacra.models.latent.autoencoder import Autoencoder, Config
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Table, Tokens, Vectors

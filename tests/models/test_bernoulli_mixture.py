@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.mixtures.bernoulli_mixture import BernoulliMixture, Config
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Tokens
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Play
+from simulacra.games import Batch
 from simulacra.models.adversarial.ctgan import CTGAN, Config
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Table

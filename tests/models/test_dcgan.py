@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.augmentation import ADAPT_EVERY, IMAGES_TO_ONE
 from simulacra.models.adversarial.dcgan import DCGAN, Config
+from simulacra.play import Play
 from simulacra.probability.noise import row_noise
 from simulacra.spaces import Images, Labels
 

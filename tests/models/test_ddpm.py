@@ -8,8 +8,9 @@ import torch
 from simulacra import shelf
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.models.diffusion.ddpm import DDPM, Config
+from simulacra.play import Play
 from simulacra.probability.diffusion import (
     Diffusion,
     Scales,

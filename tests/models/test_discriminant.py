@@ -9,8 +9,8 @@ from sklearn.discriminant_analysis import (
 )
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.mixtures.discriminant import Config, Discriminant
+from simulacra.play import Play
 from simulacra.spaces import Images, Labels, Vectors
 
 

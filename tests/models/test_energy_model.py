@@ -10,8 +10,9 @@ from scipy.stats import chi2
 
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.models.energy.energy_model import Config, EnergyModel
+from simulacra.play import Play
 from simulacra.probability.annealing import anneal_down, anneal_up, sigmoid_betas
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal

@@ -6,9 +6,10 @@ import itertools
 import pytest
 import torch
 
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.models.diffusion import flow_matching
 from simulacra.models.diffusion.flow_matching import Config, FlowMatching
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.probability.straight_paths import cheapest, solved, times
 from simulacra.refusals import Refusal

@@ -8,9 +8,10 @@ import torch
 
 from simulacra import shelf
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.dense_critic import DenseCritic
 from simulacra.models.adversarial.gan import GAN, Config, share_of_data
+from simulacra.play import Play
 from simulacra.probability.adversarial import LOSSES
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.spaces import Column, Images, Labels, Table, Vectors

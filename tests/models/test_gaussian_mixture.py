@@ -12,8 +12,9 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Peer
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Clock, Play
+from simulacra.games import Clock
 from simulacra.models.mixtures.gaussian_mixture import Config, GaussianMixture
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Table, Vectors
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.bijections import ActNorm, InvertibleLinear, starting
 from simulacra.models.flows.glow import Config, Glow
+from simulacra.play import Play
 from simulacra.probability.noise import row_noise
 from simulacra.spaces import Images, Labels
 

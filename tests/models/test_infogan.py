@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.front_door import centred
 from simulacra.models.adversarial import infogan
 from simulacra.models.adversarial.infogan import Config, InfoGAN
+from simulacra.play import Play
 from simulacra.probability.noise import row_noise
 from simulacra.probability.view_information import gains_of_splits, information_of_views
 from simulacra.refusals import Refusal

@@ -9,8 +9,9 @@ from scipy.stats import chi2
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.models.latent.ladder_vae import Config, LadderVAE
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal
 from simulacra.runs.flight import FlightRecorder

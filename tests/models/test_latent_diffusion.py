@@ -6,8 +6,8 @@ import torch
 
 from simulacra import shelf
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.diffusion.latent_diffusion import Config, LatentDiffusion
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Tokens, Vectors
 

@@ -5,8 +5,8 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.autoregressive.linear_autoregressive import Config, LinearAutoregressive
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Series, Table, Vectors
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.autoregressive.markov_chain import Config, MarkovChain
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Images, Table, Tokens
 

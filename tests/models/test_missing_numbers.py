@@ -5,12 +5,12 @@ import torch
 
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.autoregressive.linear_autoregressive import LinearAutoregressive
 from simulacra.models.autoregressive.made import MADE
 from simulacra.models.autoregressive.nade import NADE
 from simulacra.models.flows.maf import MAF
 from simulacra.models.flows.realnvp import RealNVP
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Table
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.naive_bayes import CategoricalNB, GaussianNB
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Play
 from simulacra.models.mixtures.naive_bayes import Config, NaiveBayes
+from simulacra.play import Play
 from simulacra.spaces import Column, Labels, Table, Tokens, Vectors
 
 

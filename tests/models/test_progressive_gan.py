@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.equalised import leaky, with_deviation
 from simulacra.models.adversarial.progressive_gan import Config, Height, ProgressiveGAN
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.spaces import Images, Labels
 

@@ -12,8 +12,9 @@ from sklearn.neural_network import BernoulliRBM
 
 from simulacra.contract import Kind
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.models.energy.rbm import RBM, Config
+from simulacra.play import Play
 from simulacra.probability.annealing import Partition, anneal_down, anneal_up, sigmoid_betas
 from simulacra.probability.noise import BatchNoise
 from simulacra.refusals import Refusal

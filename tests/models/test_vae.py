@@ -14,9 +14,10 @@ from simulacra import shelf
 from simulacra.contract import Kind
 from simulacra.data.dataset import Stream
 from simulacra.data.open import open_data
-from simulacra.games import Batch, Clock, Game, Play, Rewrite, Stage
+from simulacra.games import Batch, Clock, Game, Rewrite, Stage
 from simulacra.layers.heads import ColumnHead
 from simulacra.models.latent.vae import VAE, Config
+from simulacra.play import Play
 from simulacra.probability.noise import BatchNoise, row_noise
 from simulacra.refusals import Refusal
 from simulacra.runs.recipe import Recipe

@@ -9,9 +9,10 @@ import torch
 from simulacra import shelf
 from simulacra.contract import Density, Kind, Sampler
 from simulacra.data.dataset import Part, Stream
-from simulacra.games import Batch, Clock, Play
+from simulacra.games import Batch, Clock
 from simulacra.layers.quantisers import Codebook
 from simulacra.models.latent.vq_vae import VQVAE, Config
+from simulacra.play import Play
 from simulacra.probability.noise import row_noise
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Series, Tokens, Vectors

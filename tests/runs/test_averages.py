@@ -10,8 +10,9 @@ import torch
 from simulacra import shelf
 from simulacra.data.dataset import Dataset
 from simulacra.data.open import open_data
-from simulacra.games import Batch, Descent, Game, Loss, Play, Player, Rewrite, Stage
+from simulacra.games import Batch, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.optimisation import Optimiser
+from simulacra.play import Play
 from simulacra.refusals import Refusal
 from simulacra.runs import checkpoint, conductor, snapshots
 from simulacra.runs.averages import Lengths, best_of, table

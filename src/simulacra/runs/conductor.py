@@ -22,7 +22,8 @@ from simulacra import shelf
 from simulacra.contract import Density, Diagnosable, Sampler
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.files import write_bytes
-from simulacra.games import Clock, Game, Play, Report, world_and_rank
+from simulacra.games import Clock, Game, world_and_rank
+from simulacra.play import Play, Report
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint, snapshots

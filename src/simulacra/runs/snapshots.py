@@ -23,7 +23,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from simulacra.files import sha256, write_bytes
-from simulacra.games import Game, Play
+from simulacra.games import Game
+from simulacra.play import Play
 from simulacra.probability.weight_averages import Profile, fit
 from simulacra.refusals import Refusal, shown
 from simulacra.shelf import CHECKSUM
