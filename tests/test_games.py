@@ -519,7 +519,7 @@ def test_all_processes_draw_the_same_for_a_sweep(monkeypatch):
 
     stages = [Stage([Rewrite("look", look, sweep=True)], rounds=1)]
     for ranked in ((1, 0), (2, 0), (2, 1)):
-        monkeypatch.setattr("simulacra.games.world_and_rank", lambda ranked=ranked: ranked)
+        monkeypatch.setattr("simulacra.play.world_and_rank", lambda ranked=ranked: ranked)
         played(Two(), stages)
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
