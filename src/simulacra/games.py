@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
@@ -178,3 +179,17 @@ def mean_over_processes(tensors: Sequence[Tensor]) -> None:
         part = flat[offset : offset + tensor.numel()]
         tensor.copy_((part / world).reshape(tensor.shape))
         offset += tensor.numel()
+
+
+def of_all_processes(x: Tensor, dim: int) -> Tensor:
+    """The parts of a batch that all processes hold, one after the other along ``dim``.
+
+    Gradients pass through: where every process lowers the same loss of the whole, the mean of their
+    gradients is the loss's.
+    """
+    world, rank = world_and_rank()
+    if world == 1:
+        return x
+    mine = [x if other == rank else torch.zeros_like(x) for other in range(world)]
+    whole: Tensor = all_reduce(torch.cat(mine, dim))
+    return whole

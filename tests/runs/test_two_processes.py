@@ -51,8 +51,9 @@ def trained(model, processes, folder, *options):
         ("vae", ()),
         ("dcgan", ("--set", "channels=8")),
         ("dcgan", ("--set", "channels=8", "--conditional")),
+        ("infogan", ("--set", "channels=8")),
     ],
-    ids=["vae", "dcgan", "conditional dcgan"],
+    ids=["vae", "dcgan", "conditional dcgan", "infogan"],
 )
 def test_two_processes_give_the_losses_of_one(tmp_path, model, options):
     one = trained(model, 1, tmp_path / "one", *options)

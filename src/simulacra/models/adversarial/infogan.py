@@ -52,7 +52,7 @@ from torch.nn import functional
 
 from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn, mean_over_processes
+from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn, of_all_processes
 from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.augmentation import distorted, thickened
 from simulacra.layers.contest import Contest, Sides
@@ -141,7 +141,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         self.generator = ConvolutionalGenerator(space, config.latent + code, config.channels)
         self.critic = ConvolutionalCritic(space, 0, config.channels, config)
         self.reader = multilayer_perceptron([self.critic.feature_size, READ, code])
-        moves = config.views and config.classes > 2
+        moves = config.views and config.information and config.classes > 2
         self.halves = nn.Linear(READ, 2 * config.classes) if moves else None
         self.contest = Contest(config, self.critic, batch_size=config.batch_size)
 
@@ -288,15 +288,13 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         before = information_of_views(chances)
         apart = halves[:, :, 0] - halves[:, :, 1]
         rise = chances.exp() * torch.logaddexp(0.5 * apart, -0.5 * apart)
-        rise, share = rise.sum(0), chances.exp().sum(0)
-        mean_over_processes([before, splits, merges, rise, share])
+        rise = rise.sum(0) / chances.exp().sum(0)
         move = best_move(splits, merges)
         gain = torch.full_like(before, move.gain)
         if move.gain > WORTH:
             # Halves are right where their class is; elsewhere they may take what is another's.
-            moved = self._moved(move, rise[move.split] / share[move.split])
+            moved = self._moved(move, rise[move.split])
             gain = information_of_views(self._chances(hidden, *moved)) - before
-            mean_over_processes([gain])
             if gain > WORTH:
                 self._move(move, *moved)
         return {"a class moved": float(gain > WORTH), "gain of a move": float(gain)}
@@ -335,11 +333,12 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
         return thickened(moved, noise.uniform(), self.config.views)
 
     def _seen_twice(self, x: Tensor, noise: Noise) -> Tensor:
-        """What the reader's last layer sees of one view of data and then of another, (2 n, READ)."""
+        """What the reader's last layer sees of one view of data and then of another, (2 n, READ), of all
+        processes: B is of the whole batch."""
         with torch.no_grad():
             features = self._features(torch.cat([self._view(x, noise), self._view(x, noise)]))
-        hidden: Tensor = self.reader[:-1](features)
-        return hidden
+        hidden: Tensor = self.reader[:-1](features).unflatten(0, (2, -1))
+        return of_all_processes(hidden, dim=1).flatten(0, 1)
 
     def _chances(
         self, hidden: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
