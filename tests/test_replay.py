@@ -9,7 +9,7 @@ from simulacra import build
 from simulacra.data.dataset import Part, Stream
 from simulacra.play import NO_CLOCK, Play
 from simulacra.probability.noise import BatchNoise
-from simulacra.replay import ALIGNED, FIRST, Drawn, HandedOut, Replay, Watched
+from simulacra.replay import ALIGNED, FIRST, Drawn, HandedOut, Replay, Room, Watched
 from simulacra.spaces import Images, Labels
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ class Recorded:
     def replay(self):
         self.played += 1
         one = self.replay_of
-        found = one._as_it_stands(one._given, one._room.handed_out())
+        found = one._as_it_stands(one._given, one._numbers.handed_out())
         one._told, one._slopes = found, [p.grad for p in one.parameters]
 
 
@@ -79,7 +79,7 @@ def test_new_data_and_new_numbers_stand_where_the_old_ones_stood(monkeypatch):
         self._graph = Recorded(self)
 
     monkeypatch.setattr(Replay, "_record", record)
-    replay, ours, theirs = Replay("turn", work, [weight]), stream(5), stream(5)
+    replay, ours, theirs = Replay("turn", work, [weight], Room(None, None)), stream(5), stream(5)
     for count in range(FIRST + 4):
         x = torch.randn(6, 3, generator=torch.Generator().manual_seed(count))
         told = replay((x, None), ours)["value"], weight.grad.clone()

@@ -33,7 +33,7 @@ from simulacra.games import (
 from simulacra.probability.noise import BatchNoise, Noise, global_noise, mixed
 from simulacra.probability.weight_averages import SecondAverage, second_half_life
 from simulacra.refusals import Refusal
-from simulacra.replay import Replay
+from simulacra.replay import Replay, Room
 
 
 class _NoClock:
@@ -93,7 +93,7 @@ class Play:
         self._last: Batch | None = None
         self._replays: dict[int, Replay] = {}
         graphs = replays and self.device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if graphs else None
+        self._room = Room.on(self.device) if graphs else None
 
     def rounds(self, source: Source, progress: Callable[[Clock], float]) -> Iterator[Report]:
         """Play on from the clock; ``progress`` says how much of the whole budget is used, in [0, 1].
@@ -239,11 +239,11 @@ class Play:
         self, turn: Descent, moved: Sequence[nn.Parameter], source: Source, noise: BatchNoise
     ) -> dict[str, Tensor]:
         """Gradients of the turn's loss, in ``grad`` of all that moves, and what there is to tell."""
-        if turn.replays and turn.batches <= 1 and self._pool is not None:
+        if turn.replays and turn.batches <= 1 and self._room is not None:
             (batch,) = self._fresh(source, turn.batches)
             replay = self._replays.get(id(turn))
             if replay is None:
-                replay = self._replays[id(turn)] = self._replay(turn, moved)
+                replay = self._replays[id(turn)] = self._replay(turn, moved, self._room)
             return dict(replay((batch.x, batch.condition), noise))
         for parameter in moved:
             parameter.grad = None
@@ -256,7 +256,7 @@ class Play:
                 told[name] = told.get(name, 0) + value / parts
         return told
 
-    def _replay(self, turn: Descent, moved: Sequence[nn.Parameter]) -> Replay:
+    def _replay(self, turn: Descent, moved: Sequence[nn.Parameter], room: Room) -> Replay:
         loss, kind, bf16 = turn.loss, self.device.type, self.bf16
 
         def work(given: Sequence[Tensor | None], noise: Noise) -> dict[str, Tensor]:
@@ -265,7 +265,7 @@ class Play:
             return _slope(loss, moved, Batch(x, condition), noise, NO_CLOCK, kind, bf16)
 
         name = "+".join(player.name for player in turn.players)
-        return Replay(name, work, moved, self._pool)
+        return Replay(name, work, moved, room)
 
     @staticmethod
     def _norm(player: Player) -> Tensor:

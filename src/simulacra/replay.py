@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -98,18 +98,30 @@ class Drawn:
         return HandedOut(self.rows, self.drawn, self._numbers)
 
 
+@dataclass(frozen=True)
+class Room:
+    """Where the graphs of one play stand: a pool of memory, which they can share as what one gives is used
+    before the next is played, and the stream that they are recorded on."""
+
+    pool: Any
+    stream: Any
+
+    @classmethod
+    def on(cls, device: torch.device) -> Room:
+        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
+
+
 class Replay:
     """``work`` that moves ``parameters``, by a graph from its fourth time on.
 
-    Graphs may share a ``pool`` of memory if what one gives is used before the next is played. What is
-    given in another form than before, such as a batch of another size, is worked on as it stands. Sums
-    may be added up in another order than without a graph, as a library chooses.
+    What is given in another form than before, such as a batch of another size, is worked on as it stands.
+    Sums may be added up in another order than without a graph, as a library chooses.
     """
 
     def __init__(
-        self, name: str, work: Work, parameters: Sequence[nn.Parameter], pool: Any = None
+        self, name: str, work: Work, parameters: Sequence[nn.Parameter], room: Room
     ) -> None:
-        self.name, self.work, self.parameters, self.pool = name, work, parameters, pool
+        self.name, self.work, self.parameters, self.room = name, work, parameters, room
         self._done = 0
         self._drawn: list[Draw] = []
         self._given: list[Tensor | None] = []
@@ -125,13 +137,13 @@ class Replay:
             return told
         if self._graph is None:
             self._given = [None if one is None else one.clone() for one in given]
-            self._room = Drawn(self._drawn, noise.rows, _device_of(given))
-            self._room.draw(noise)
+            self._numbers = Drawn(self._drawn, noise.rows, _device_of(given))
+            self._numbers.draw(noise)
             self._record(_device_of(given))
-        elif self._room.rows != noise.rows or not _alike(given, self._given):
+        elif self._numbers.rows != noise.rows or not _alike(given, self._given):
             return self._as_it_stands(given, noise)
         else:
-            self._room.draw(noise)
+            self._numbers.draw(noise)
             for kept, new in zip(self._given, given, strict=True):
                 if kept is not None and new is not None:
                     kept.copy_(new)
@@ -147,10 +159,10 @@ class Replay:
         return self.work(given, noise)
 
     def _record(self, device: torch.device) -> None:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        graph, room = torch.cuda.CUDAGraph(), self.room
         try:
-            with torch.cuda.device(device), torch.cuda.graph(graph, self.pool, stream):
-                self._told = self._as_it_stands(self._given, self._room.handed_out())
+            with torch.cuda.device(device), torch.cuda.graph(graph, room.pool, room.stream):
+                self._told = self._as_it_stands(self._given, self._numbers.handed_out())
         except RuntimeError as error:
             # CUDA cannot be relied on after a recording that was broken off.
             reason = f"the turn of {self.name} could not be recorded as a CUDA graph"
