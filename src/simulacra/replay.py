@@ -100,8 +100,8 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Room:
-    """Where the graphs of one play stand: a pool of memory, which they can share as what one gives is used
-    before the next is played, and the stream that they are recorded on."""
+    """Where the graphs of one play stand: a pool of memory, which they can share as what one gives is
+    used before the next is played, and the stream that they are recorded on."""
 
     pool: Any
     stream: Any
