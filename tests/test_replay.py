@@ -10,6 +10,7 @@ from simulacra.data.dataset import Part, Stream
 from simulacra.play import NO_CLOCK, Play
 from simulacra.probability.noise import BatchNoise
 from simulacra.replay import ALIGNED, FIRST, Drawn, HandedOut, Replay, Room, Watched
+from simulacra.runs.recipe import with_optimiser
 from simulacra.spaces import Images, Labels
 
 CPU = torch.device("cpu")
@@ -124,13 +125,20 @@ def test_a_replayed_round_is_the_round_that_it_stands_for(name, settings, bf16):
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         numbers = []
         for model, replays in ((first, False), (second, True)):
-            play = Play(model, model.game(), bf16=bf16, replays=replays)
+            # Adam's first steps are as long for a slope that is all rounding as for any other.
+            game = with_optimiser(model.game(), {"name": "sgd", "learning_rate": 1e-3})
+            play = Play(model, game, bf16=bf16, replays=replays)
             stream = Stream(part, 64, seed=0, device="cuda", conditional=labels is not None)
             rounds = play.rounds(stream, lambda clock: 0.0)
             # Three as they stand and four from graphs: later, sums in another order have grown.
             numbers.append([dict(next(rounds).numbers) for _ in range(7)])
+    near = {"rel": 2e-2 if bf16 else 5e-3, "abs": 1e-2 if bf16 else 2e-3}
     for one, other in zip(*numbers, strict=True):
-        assert one == pytest.approx(other, rel=2e-2 if bf16 else 2e-3, abs=2e-2 if bf16 else 2e-3)
+        # A share of a batch moves by a whole datum.
+        smooth = [name for name in one if not name.endswith(("accuracy", "classes read"))]
+        assert {name: one[name] for name in smooth} == pytest.approx(
+            {name: other[name] for name in smooth}, **near
+        )
     # Data and noise are new in every round.
     losses = [one["critic/loss"] for one in numbers[1]]
     assert len(set(losses)) == len(losses)
