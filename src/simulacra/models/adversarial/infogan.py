@@ -35,9 +35,9 @@ generator made the one that it is a half of.
 Paper: Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel 2016. Changed: views, as in Ojha, Singh, Hsieh
 & Lee 2020, who draw the codes of two views together by contrasts, and Ji, Henriques & Vedaldi 2019, who
 raise their information; classes that move, as mixtures' components in Ueda et al. 2000; ``views`` 0 goes
-without both. q reads the critic's features without moving them, so
-that nobody moves the critic but itself; the critic as in DCGAN, with the options of
-``layers/adversarial_rules.py``; weight averages for sampling.
+without both. q reads the critic's features without moving them, so that nobody moves the critic but
+itself; the critic as in DCGAN, with the options of ``layers/adversarial_rules.py``; weight averages for
+sampling.
 """
 
 from __future__ import annotations
