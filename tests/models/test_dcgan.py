@@ -101,3 +101,19 @@ def test_it_learns_which_pictures_there_are_and_how_often():
         x = model.sample(200, condition=wanted, generator=seeded())
     right = (x == pictures[wanted]).float().mean((1, 2, 3))
     assert float(right.mean()) > 0.97
+
+
+def test_what_a_critic_feels_is_kept_once_for_its_gradients():
+    model = DCGAN(Images(1, 16, 16), Config(channels=8))
+    x, kept = torch.randn(7, 1, 16, 16), {}
+
+    def keep(one):
+        if one.ndim == 4 and len(one) == 7:
+            kept[one.untyped_storage().data_ptr()] = one
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        model.critic(x, None)
+    sizes = sorted(one[0].numel() for one in kept.values())
+    # The image, then what follows each convolution: at 16, 8 and 4 pixels, and the reading at 4.
+    assert sizes == sorted([256, 8 * 256, 16 * 64, 32 * 16, 32 * 16])

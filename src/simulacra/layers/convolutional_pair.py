@@ -59,10 +59,10 @@ class ConvolutionalCritic(CriticHead):
         enters = (space.channels + classes * self.concatenates) * rules.pack
         parts: list[nn.Module] = [nn.Conv2d(enters, channels, 3, padding=1)]
         for width in widths[:-1]:
-            parts += [nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)]
-        self.body = nn.Sequential(*parts, nn.LeakyReLU(0.2))
+            parts += [in_place(), nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)]
+        self.body = nn.Sequential(*parts, in_place())
         self.read = nn.Sequential(
-            nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten()
+            nn.Conv2d(widths[-1], widths[-1], 3, padding=1), in_place(), nn.Flatten()
         )
         self.add_head(features, classes, rules)
         start_small(self)
@@ -78,6 +78,11 @@ class ConvolutionalCritic(CriticHead):
                 x = functional.pad(x, (0, right, 0, down)) if down or right else x
             x = part(x)
         return self.opinion(self.read(x), classes)
+
+
+def in_place() -> nn.LeakyReLU:
+    """Between convolutions, which keep what it makes for their gradients: kept once, not twice."""
+    return nn.LeakyReLU(0.2, inplace=True)
 
 
 def start_small(module: nn.Module) -> None:

@@ -24,7 +24,7 @@ def dense(sizes: Sequence[int]) -> nn.Sequential:
         layer = nn.Linear(size, following)
         nn.init.kaiming_normal_(layer.weight, SLOPE)
         nn.init.zeros_(layer.bias)
-        parts += [layer, nn.LeakyReLU(SLOPE)]
+        parts += [layer, nn.LeakyReLU(SLOPE, inplace=True)]
     return nn.Sequential(*parts[:-1])
 
 

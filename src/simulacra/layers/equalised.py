@@ -57,8 +57,11 @@ class EqualisedConv2d(nn.Module):
 
 
 def leaky(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, times a gain that keeps the size of what passes."""
-    return functional.leaky_relu(x, 0.2) * GAIN
+    """Leaky ReLU of slope 0.2, times a gain that keeps the size of what passes.
+
+    The gain comes first, the same to rounding: the one tensor that is kept for gradients is the result.
+    """
+    return functional.leaky_relu(x * GAIN, 0.2, inplace=True)
 
 
 def pixel_norm(x: Tensor) -> Tensor:
