@@ -85,7 +85,7 @@ class Drawn:
             parts = zip(drawn, sizes, starts, strict=False)
             return [whole[at : at + size].view(rows, *shape) for (_, shape), size, at in parts]
 
-        self._rooms, self._numbers = rooms(self._here), rooms(self._there)
+        self._rooms, self._on_device = rooms(self._here), rooms(self._there)
 
     def draw(self, noise: BatchNoise) -> None:
         """New numbers in the same places. What was drawn before has to have been used."""
@@ -95,7 +95,7 @@ class Drawn:
         self._there.copy_(self._here, non_blocking=True)
 
     def handed_out(self) -> HandedOut:
-        return HandedOut(self.rows, self.drawn, self._numbers)
+        return HandedOut(self.rows, self.drawn, self._on_device)
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ class Replay:
             return told
         if self._graph is None:
             self._given = [None if one is None else one.clone() for one in given]
-            self._numbers = Drawn(self._drawn, noise.rows, _device_of(given))
-            self._numbers.draw(noise)
+            self._noise = Drawn(self._drawn, noise.rows, _device_of(given))
+            self._noise.draw(noise)
             self._record(_device_of(given))
-        elif self._numbers.rows != noise.rows or not _alike(given, self._given):
+        elif self._noise.rows != noise.rows or not _alike(given, self._given):
             return self._as_it_stands(given, noise)
         else:
-            self._numbers.draw(noise)
+            self._noise.draw(noise)
             for kept, new in zip(self._given, given, strict=True):
                 if kept is not None and new is not None:
                     kept.copy_(new)
@@ -162,7 +162,7 @@ class Replay:
         graph, room = torch.cuda.CUDAGraph(), self.room
         try:
             with torch.cuda.device(device), torch.cuda.graph(graph, room.pool, room.stream):
-                self._told = self._as_it_stands(self._given, self._numbers.handed_out())
+                self._told = self._as_it_stands(self._given, self._noise.handed_out())
         except RuntimeError as error:
             # CUDA cannot be relied on after a recording that was broken off.
             reason = f"the turn of {self.name} could not be recorded as a CUDA graph"

@@ -62,7 +62,7 @@ class AdversarialModel(nn.Module):
     schedule: ClassVar[Literal["constant", "cosine"]] = "constant"
     betas: ClassVar[tuple[float, float]] = (0.5, 0.99)
     gains_by_bf16: ClassVar[bool] = True
-    steady: ClassVar[bool] = False
+    replays: ClassVar[bool] = False
     """Whether its losses are the same work each time, as ``Descent.replays`` has it."""
     config: AdversarialConfig
     generator: nn.Module
@@ -148,7 +148,7 @@ class AdversarialModel(nn.Module):
         faster = replace(optimiser, learning_rate=config.critic_rate * config.learning_rate)
         critic = Player("critic", list(self.critic.parameters()), faster)
         # Spectral norms are of a factorisation, which a library may not let a graph record.
-        replays = self.steady and not config.spectral
+        replays = self.replays and not config.spectral
         judges = replays and not self._penalises_at_once
         turn = Descent((critic,), self.critic_loss, replays=judges)
         turns: list[Turn] = [turn] * config.critic_steps

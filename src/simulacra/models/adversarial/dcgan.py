@@ -49,7 +49,7 @@ class DCGAN(AdversarialModel, Sampler):
     representative: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
-    steady: ClassVar = True
+    replays: ClassVar = True
 
     def __init__(
         self, space: Images, config: Config | None = None, *, condition: Labels | None = None

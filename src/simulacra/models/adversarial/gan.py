@@ -95,7 +95,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
 
     schedule: ClassVar = "cosine"
     gains_by_bf16: ClassVar = False
-    steady: ClassVar = True
+    replays: ClassVar = True
     config: Config
     spaces: ClassVar = (Vectors, Table, Images)
     conditions: ClassVar = (Labels,)

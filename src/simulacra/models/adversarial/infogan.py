@@ -128,7 +128,7 @@ class InfoGAN(AdversarialModel, Sampler, Encoder, Decoder):
     generator: ConvolutionalGenerator
     spaces: ClassVar = (Images,)
     conditions: ClassVar = ()
-    steady: ClassVar = True
+    replays: ClassVar = True
 
     def __init__(
         self, space: Images, config: Config | None = None, *, condition: Labels | None = None

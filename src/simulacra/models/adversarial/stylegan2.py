@@ -155,7 +155,7 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
     length: Tensor
     followed: Tensor
     betas: ClassVar = (0.0, 0.99)
-    steady: ClassVar = True
+    replays: ClassVar = True
     spaces: ClassVar = (Images,)
     conditions: ClassVar = (Labels,)
 
