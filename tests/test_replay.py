@@ -63,11 +63,11 @@ class Recorded:
     def replay(self):
         self.played += 1
         one = self.replay_of
-        found = one._as_it_stands(one._given, one._on_device.handed_out())
+        found = one._as_it_stands(one._given, one._noise.handed_out())
         one._told, one._slopes = found, [p.grad for p in one.parameters]
 
 
-def test_new_data_and_new_on_device_stand_where_the_old_ones_stood(monkeypatch):
+def test_new_data_and_new_numbers_stand_where_the_old_ones_stood(monkeypatch):
     weight = torch.nn.Parameter(torch.ones(3))
 
     def work(given, noise):
