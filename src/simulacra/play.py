@@ -17,21 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Source,
-    Stage,
-    mean_over_processes,
-    world_and_rank,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Source, Stage
 from simulacra.probability.noise import BatchNoise, Noise, global_noise, mixed
 from simulacra.probability.weight_averages import SecondAverage, second_half_life
+from simulacra.processes import mean_over_processes, world_and_rank
 from simulacra.refusals import Refusal
 from simulacra.replay import Replay, Room
 

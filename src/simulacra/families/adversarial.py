@@ -14,24 +14,14 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage, Turn
 from simulacra.layers.augmentation import ADAPT_EVERY
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.front_door import as_device, one_hot_labels
 from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
+from simulacra.processes import mean_over_processes
 from simulacra.spaces import Labels
 
 

@@ -22,9 +22,10 @@ from simulacra import shelf
 from simulacra.contract import Density, Diagnosable, Sampler
 from simulacra.data.dataset import Dataset, Stream
 from simulacra.files import write_bytes
-from simulacra.games import Clock, Game, world_and_rank
+from simulacra.games import Clock, Game
 from simulacra.play import Play, Report
 from simulacra.probability.units import bits_per_dimension
+from simulacra.processes import world_and_rank
 from simulacra.refusals import Refusal, shown
 from simulacra.runs import checkpoint, snapshots
 from simulacra.runs.budget import Budget

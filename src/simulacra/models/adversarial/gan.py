@@ -32,15 +32,7 @@ from torch.nn import functional
 
 from simulacra.contract import Diagnosable, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import (
-    Batch,
-    Clock,
-    Player,
-    Rewrite,
-    Stage,
-    Turn,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Player, Rewrite, Stage, Turn
 from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.dense_critic import DenseCritic, dense
@@ -50,6 +42,7 @@ from simulacra.layers.table_reals import real_size
 from simulacra.probability.adversarial import balance
 from simulacra.probability.clustering import RandomSubset
 from simulacra.probability.noise import Noise, row_noise, scoring_noise
+from simulacra.processes import mean_over_processes
 from simulacra.spaces import Images, Labels, Space, Table, Vectors
 
 NEIGHBOURS, FEW = 50, 3

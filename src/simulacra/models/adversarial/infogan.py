@@ -52,7 +52,7 @@ from torch.nn import functional
 
 from simulacra.contract import Decoder, Encoder, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn, of_all_processes
+from simulacra.games import Batch, Clock, Loss, Player, Rewrite, Turn
 from simulacra.layers.adversarial_rules import Rules, for_images
 from simulacra.layers.augmentation import distorted, thickened
 from simulacra.layers.contest import Contest, Sides
@@ -69,6 +69,7 @@ from simulacra.probability.view_information import (
     gains_of_splits,
     information_of_views,
 )
+from simulacra.processes import of_all_processes
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
 

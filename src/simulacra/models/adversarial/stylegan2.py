@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from simulacra.contract import Decoder, Encoder, Mixer, Sampler
 from simulacra.families.adversarial import AdversarialModel
-from simulacra.games import Batch, Clock, Descent, Loss, Player, Turn, mean_over_processes
+from simulacra.games import Batch, Clock, Descent, Loss, Player, Turn
 from simulacra.layers.adversarial_rules import Minibatch, Rules
 from simulacra.layers.contest import Contest, Sides
 from simulacra.layers.critic_head import CriticHead, Opinion
@@ -50,6 +50,7 @@ from simulacra.layers.front_door import as_device, centred, drawn_labels, levels
 from simulacra.layers.resampling import Resampling
 from simulacra.layers.style_generator import StyleGenerator, style_pyramid
 from simulacra.probability.noise import Noise, row_noise
+from simulacra.processes import mean_over_processes
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Vectors
 

@@ -28,17 +28,7 @@ from torch import Tensor
 from simulacra.contract import Completer, Gradual, Sampler, Scorer, Variator
 from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
@@ -53,6 +43,7 @@ from simulacra.probability.samplers import (
     TimelessSpacing,
     spaced,
 )
+from simulacra.processes import mean_over_processes
 from simulacra.spaces import Images, Space
 
 MEAN, DEVIATION = -1.2, 1.2

@@ -42,17 +42,7 @@ from simulacra.contract import (
 )
 from simulacra.families.conditioned import condition_stages
 from simulacra.families.gaussian_diffusion import GaussianDiffusion
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.backbone import Backbone, denoising_network
 from simulacra.layers.conditions import CONDITIONS, ConditionDoor
 from simulacra.layers.denoising import dropped
@@ -69,6 +59,7 @@ from simulacra.probability.samplers import (
     TimelessSpacing,
     spaced,
 )
+from simulacra.processes import mean_over_processes
 from simulacra.spaces import Images, Space
 
 LOWEST = -8.0

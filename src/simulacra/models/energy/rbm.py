@@ -45,21 +45,12 @@ from simulacra.contract import (
     Kind,
     Sampler,
 )
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    mean_over_processes,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.front_door import as_device
 from simulacra.optimisation import Optimiser
 from simulacra.probability.annealing import Partition, anneal_both_ways
 from simulacra.probability.noise import BatchNoise, Noise, row_noise
+from simulacra.processes import mean_over_processes
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images, Labels, Space, Tokens, Vectors
 

@@ -44,18 +44,7 @@ from simulacra.contract import (
     require_component,
 )
 from simulacra.families.composed import played_inside
-from simulacra.games import (
-    Batch,
-    Clock,
-    Descent,
-    Game,
-    Loss,
-    Player,
-    Rewrite,
-    Stage,
-    mean_over_processes,
-    world_and_rank,
-)
+from simulacra.games import Batch, Clock, Descent, Game, Loss, Player, Rewrite, Stage
 from simulacra.layers.front_door import as_device, centred, drawn_labels
 from simulacra.layers.heads import ImageHead, SequenceHead, SignalHead, choose_head
 from simulacra.layers.quantisers import Codebook, FiniteScalars, balanced_levels, drawn_rows
@@ -63,6 +52,7 @@ from simulacra.layers.strided import StridedDecoder, StridedEncoder, Strides
 from simulacra.optimisation import Optimiser
 from simulacra.probability.distributions import categorical_draw, categorical_log_prob
 from simulacra.probability.noise import Noise, row_noise
+from simulacra.processes import mean_over_processes, world_and_rank
 from simulacra.refusals import Refusal, shown
 from simulacra.spaces import Images, Labels, Series, Space, Tokens
 
