@@ -132,6 +132,8 @@ class Game:
     2022, their ramp-up), 0 for none. ``bf16``: whether the networks gain by bfloat16 where the
     machine has units for it. ``keep``: the weights that a run ends with, the best by held-out
     log-likelihood (by the held-out anomaly score of a model that has none) or the last ones.
+    ``eager``: parts whose gradients are differentiated again, which torch.compile has no way to.
+    ``together``: so many data are judged at once; a process's part of a batch is a multiple of it.
     """
 
     stages: Sequence[Stage]
@@ -139,6 +141,8 @@ class Game:
     average: float = 0.0
     bf16: bool = False
     keep: Literal["best", "last"] = "best"
+    eager: Sequence[nn.Module] = ()
+    together: int = 1
 
     def players(self) -> dict[str, Player]:
         """All players by name; one name is one player."""

@@ -91,3 +91,17 @@ def test_a_gumbel_softmax_chooses_as_often_as_a_softmax(fitted):
     found = torch.bincount(chosen, minlength=3) / 20_000
     expected = torch.softmax(torch.tensor([0.0, 1.0, -1.0]), 0)
     torch.testing.assert_close(found, expected, atol=0.015, rtol=0)
+
+
+def test_categories_and_gaps_are_counted_on_all_rows():
+    """Of more rows than tell the mixtures, six are of a category and nine have a gap."""
+    count = 30_000
+    x = torch.zeros(count, 2)
+    x[:6, 0], x[20:29, 1] = 2, torch.nan
+    space = Table((Column("kind", "category", ("a", "b", "c")), Column("gaps", missing=True)))
+    part = ColumnModes(space).double()
+    part.fit(x.split(7000))
+    kinds, gaps = part.log_frequencies.exp().split(part.widths)
+    assert kinds[2].item() == pytest.approx(6 / count, rel=0.05)
+    assert gaps[MODES].item() == pytest.approx(9 / count, rel=0.05)
+    assert gaps.sum().item() == pytest.approx(1.0)

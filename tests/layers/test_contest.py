@@ -133,15 +133,17 @@ def test_penalties_are_those_of_finite_differences(kind):
     assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
 
 
-def test_lazy_penalties_are_the_eager_ones_in_expectation():
-    eager, critic = contest(penalty=2.0, penalty_every=1)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_lazy_penalties_are_the_eager_ones_in_expectation(steps):
+    eager, critic = contest(penalty=2.0, penalty_every=1, critic_steps=steps)
     lazy = Contest(replace(eager.rules, penalty_every=5), critic, batch_size=6)
     both = sides()
     bare = Contest(replace(eager.rules, penalty=0.0), critic, batch_size=6)
     whole, without = (one.critic_loss(critic, both, noise(6)).value.item() for one in (eager, bare))
     assert lazy.critic_loss(critic, both, noise(6)).value.item() == without
     once = lazy.gradient_penalty(critic, both, noise(6)).value.item()
-    assert without + once / 5 == pytest.approx(whole, rel=1e-12)
+    # The eager one stands in the loss of each of the critic's steps.
+    assert steps * without + once / 5 == pytest.approx(steps * whole, rel=1e-12)
 
 
 @pytest.mark.parametrize("every", [1, 4])
@@ -416,9 +418,67 @@ def test_views_are_distorted_by_what_they_say():
         ({"smooth": 0.1, "loss": "hinge"}, "CFG-170"),
         ({"pack": 4}, "CFG-171"),
         ({"pack": 2, "conditioning": "auxiliary"}, "CFG-172"),
+        ({"penalty_every": 0}, "CFG-262"),
+        ({"critic_steps": 0}, "CFG-262"),
+        ({"unrolled": -1}, "CFG-262"),
+        ({"smooth": math.nan}, "CFG-262"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(options, code):
     with pytest.raises(Refusal) as refusal:
         contest(**options)
     assert refusal.value.code == code
+
+
+def test_the_line_between_two_packs_has_one_place():
+    game, critic = contest(regulariser="wgan-gp", penalty=1.0, penalty_every=1, pack=2)
+    both, seen = sides(), []
+
+    def judge(x, classes):
+        seen.append(x.detach())
+        return critic(x, classes)
+
+    game.gradient_penalty(judge, both, noise(6))
+    real, made = packed(both.real, 2), packed(both.made, 2)
+    share = (seen[0] - made) / (real - made)
+    assert (share - share[:, :1]).abs().max() < 1e-9
+    assert len(share[:, 0].unique()) == 3
+
+
+@pytest.mark.parametrize("conditioning", ["projection", "concatenation", "auxiliary"])
+def test_matched_features_are_those_of_a_class(conditioning):
+    """Data whose classes are turned about are other data to the generator."""
+    rules = Rules(feature_matching=True, conditioning=conditioning)
+    torch.manual_seed(0)
+    critic = ConvolutionalCritic(Images(1, 4, 4), 2, 4, rules)
+    game = Contest(rules, critic, batch_size=6)
+    real, made = torch.randn(6, 1, 4, 4), torch.randn(6, 1, 4, 4)
+    classes = torch.eye(2)[torch.tensor([0, 0, 0, 1, 1, 1])]
+    value, other = (
+        game.generator_loss(critic, Sides(real, one, classes), noise(6)).value.item()
+        for one in (made, made.flip(0))
+    )
+    assert value != pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "least-squares"])
+def test_smooth_labels_leave_the_chance_what_it_is(loss):
+    """A critic that cannot tell answers with 1/2 of what it is told that data are."""
+    game, _ = contest(loss=loss, smooth=0.2)
+    level = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([level], 0.02)
+    for _ in range(400):
+        optimiser.zero_grad()
+        game.pair.critic(level[None], level[None], 0.2).backward()
+        optimiser.step()
+    assert game.chances(level[None].detach(), level[None].detach())[0].item() == pytest.approx(0.5)
+
+
+def test_logits_of_pairs_have_a_level_in_every_class():
+    game, _ = contest(loss="relativistic")
+    classes = torch.eye(3)[torch.arange(60) % 3]
+    level = torch.tensor([-2.0, 0.0, 3.0])[torch.arange(60) % 3]
+    one = drawn(60, seed=3) * 1e-3
+    for told in game.chances(level + one, level - one, classes):
+        assert (told - 0.5).abs().max() < 1e-2
+    assert (game.chances(level + one, level - one)[0] - 0.5).abs().max() > 0.3

@@ -68,9 +68,10 @@ def test_augmentation_adapts_by_the_data_of_every_critic_step(steps, monkeypatch
     config = Config(channels=8, batch_size=20, shift=0.1, adaptive=0.6, critic_steps=steps)
     model = DCGAN(Images(1, 8, 8), config)
     monkeypatch.setattr(model.contest, "sureness", lambda *given: torch.tensor(1.0))
-    batch = Batch(model.space.random(20, seeded()))
-    told = model.adapt(iter([batch]), row_noise(20, seeded(), "cpu"), Clock())
-    seen = ADAPT_EVERY * steps * 20
+    # Of eight data, as a run may be given.
+    batch = Batch(model.space.random(8, seeded()))
+    told = model.adapt(iter([batch]), row_noise(8, seeded(), "cpu"), Clock())
+    seen = ADAPT_EVERY * steps * 8
     assert told["strength of augmentation"] == pytest.approx(seen / IMAGES_TO_ONE, rel=1e-5)
 
 
@@ -117,3 +118,22 @@ def test_what_a_critic_feels_is_kept_once_for_its_gradients():
     sizes = sorted(one[0].numel() for one in kept.values())
     # The image, then what follows each convolution: at 16, 8 and 4 pixels, and the reading at 4.
     assert sizes == sorted([256, 8 * 256, 16 * 64, 32 * 16, 32 * 16])
+
+
+def test_what_is_no_number_is_not_kept_in_averages():
+    model = DCGAN(Images(1, 8, 8), Config(channels=8, regulariser="none"))
+    part = Part(model.space.random(64, seeded()), torch.arange(64), model.space)
+    play = Play(model, model.game())
+    weight = model.generator.start.weight
+    rounds = play.rounds(Stream(part, 16, seed=0), lambda clock: clock.rounds / 10)
+    next(rounds)
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    assert next(rounds).skipped == 2
+    with torch.no_grad():
+        weight.copy_(kept)
+        play.shadow["generator.start.weight"].copy_(kept)
+    assert next(rounds).skipped == 0
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert all(value.isfinite().all() for value in play.shadow.values())

@@ -4,9 +4,12 @@ import pytest
 
 from simulacra import shelf
 from simulacra.games import Clock
+from simulacra.models.adversarial.gan import GAN
+from simulacra.models.adversarial.gan import Config as GANConfig
 from simulacra.refusals import Refusal
 from simulacra.runs.budget import Budget
 from simulacra.runs.recipe import Recipe, with_optimiser
+from simulacra.spaces import Vectors
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,17 @@ def test_a_recipe_comes_back_from_its_json_and_from_toml(tmp_path):
 def test_wrong_recipes_are_refused_by_name(values, said):
     with pytest.raises(Refusal, match=said):
         Recipe.from_json(values)
+
+
+def test_a_learning_rate_leaves_players_their_multiples_of_it():
+    model = GAN(Vectors(2), GANConfig(learning_rate=1e-3, critic_rate=4.0))
+    for changes, expected in (
+        ({"learning_rate": 1e-2}, (0.04, 0.01)),
+        ({"name": "sgd"}, (0.004, 0.001)),
+    ):
+        players = with_optimiser(model.game(), changes, model.config.learning_rate).players()
+        rates = [players[name].optimiser.learning_rate for name in ("critic", "generator")]
+        assert rates == pytest.approx(expected)
 
 
 def test_an_optimiser_change_reaches_every_player_once():

@@ -52,8 +52,10 @@ def trained(model, processes, folder, *options):
         ("dcgan", ("--set", "channels=8")),
         ("dcgan", ("--set", "channels=8", "--conditional")),
         ("infogan", ("--set", "channels=8")),
+        ("gan", ("--set", "minibatch=discrimination", "--set", "feature_matching=true")),
+        ("stylegan2", ("--set", "channels=8", "--set", "latent=8")),
     ],
-    ids=["vae", "dcgan", "conditional dcgan", "infogan"],
+    ids=["vae", "dcgan", "conditional dcgan", "infogan", "minibatch gan", "stylegan2"],
 )
 def test_two_processes_give_the_losses_of_one(tmp_path, model, options):
     one = trained(model, 1, tmp_path / "one", *options)

@@ -50,7 +50,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Examples a batch.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. [auto]")] = None,
     optimiser: Annotated[str | None, typer.Option(help="adamw, sgd, radam, adamp, …")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of every player.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The model's; a critic keeps its multiple of it.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many measures without a better one.")
     ] = None,

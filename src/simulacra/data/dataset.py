@@ -131,7 +131,8 @@ class Stream:
     """The endless, shuffled stream of a part: batch ``index`` depends on (seed, index) only.
 
     Every epoch is a permutation drawn from (seed, epoch); the last, ragged batch of an epoch is left
-    out. With several processes, each takes its own equal part of every batch.
+    out. With several processes, each takes its own equal part of every batch, which is a multiple of
+    the data that are judged ``together``.
     """
 
     def __init__(
@@ -144,14 +145,20 @@ class Stream:
         conditional: bool = False,
         world: int = 1,
         rank: int = 0,
+        together: int = 1,
     ) -> None:
         self.part = part
-        self.batch_size = min(batch_size, len(part) // world * world)
-        if self.batch_size < 1 or self.batch_size % world:
+        unit = world * together
+        self.batch_size = min(batch_size, len(part) // unit * unit)
+        if self.batch_size < 1 or self.batch_size % unit:
+            size = self.batch_size or len(part)
+            parts = [f"by {world} processes"] * (world > 1) + [f"in packs of {together}"] * (
+                together > 1
+            )
             raise Refusal(
                 "CFG-020",
-                f"a batch of {self.batch_size} cannot be shared by {world} processes",
-                way_out="choose a batch size that is a multiple of the number of processes",
+                f"a batch of {size} cannot be shared {' and '.join(parts)}",
+                way_out=f"choose a batch size that is a multiple of {unit}, of at least as many data",
             )
         self.seed = seed
         self.device = device

@@ -21,7 +21,7 @@ from simulacra.layers.front_door import as_device, one_hot_labels
 from simulacra.layers.spectral import iterate_all
 from simulacra.optimisation import Optimiser
 from simulacra.probability.noise import Noise
-from simulacra.processes import mean_over_processes
+from simulacra.processes import mean_over_processes, world_and_rank
 from simulacra.spaces import Labels
 
 
@@ -42,6 +42,10 @@ class AdversarialConfig(Protocol):
     def penalty_left(self) -> float: ...
     @property
     def spectral(self) -> bool: ...
+    @property
+    def unrolled(self) -> int: ...
+    @property
+    def pack(self) -> int: ...
     @property
     def average(self) -> float: ...
 
@@ -94,6 +98,10 @@ class AdversarialModel(nn.Module):
         """Whether the critic's loss has the penalty in it."""
         return self.contest.penalised and not self.contest.lazy
 
+    def _differentiated_twice(self) -> Sequence[nn.Module]:
+        """The parts whose slopes are in a loss."""
+        return (self.critic,) if self.contest.penalised or self.config.unrolled else ()
+
     def critic_loss(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """The critic's loss on data and on what it is not to be deceived by."""
         with torch.no_grad():
@@ -124,9 +132,11 @@ class AdversarialModel(nn.Module):
     @torch.no_grad()
     def adapt(self, batches: Iterator[Batch], noise: Noise, clock: Clock) -> Mapping[str, float]:
         """ADA: augment the more, the surer the critic is of training data."""
-        sure = self.contest.sureness(self.critic, self._sides(next(batches), noise), noise)
+        batch = next(batches)
+        sure = self.contest.sureness(self.critic, self._sides(batch, noise), noise)
         mean_over_processes([sure])
-        data = ADAPT_EVERY * self.config.critic_steps * self.config.batch_size
+        world, _ = world_and_rank()
+        data = ADAPT_EVERY * self.config.critic_steps * len(batch) * world
         return self.contest.augmentation.adapt(float(sure), data)
 
     def game(self) -> Game:
@@ -157,4 +167,6 @@ class AdversarialModel(nn.Module):
             average=config.average,
             bf16=self.gains_by_bf16,
             keep="last",
+            eager=self._differentiated_twice(),
+            together=config.pack,
         )

@@ -7,6 +7,7 @@ another.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +57,23 @@ class Rules:
 
 FEW_IMAGES = 5000
 
+BOUNDS = {
+    "smooth": (0, 0.5),
+    "penalty": (0, math.inf),
+    "penalty_every": (1, math.inf),
+    "penalty_left": (0, 1),
+    "critic_steps": (1, math.inf),
+    "critic_rate": (1e-6, math.inf),
+    "unrolled": (0, math.inf),
+    "unrolled_rate": (0, math.inf),
+    "shift": (0, 1),
+    "cut": (0, 1),
+    "colour": (0, 1),
+    "adaptive": (0, 1),
+    "average": (0, 1),
+}
+"""The least and the greatest that a rule can be."""
+
 
 def for_images(space: Images, num_examples: int) -> dict[str, Any]:
     """What is recommended for images: a stronger penalty for larger ones, and where they are few, shifts
@@ -65,7 +83,12 @@ def for_images(space: Images, num_examples: int) -> dict[str, Any]:
 
 
 def require_sense(rules: Rules, batch_size: int) -> None:
-    """Refuse options that contradict one another."""
+    """Refuse options that contradict one another, and numbers that mean nothing."""
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(rules, name)
+        if not least <= value <= most:
+            reason = f"{name} is {value:g}, and a GAN's goes from {least:g} to {most:g}"
+            raise Refusal("CFG-262", reason, way_out=f"set {name} within these bounds")
     if rules.smooth and not LOSSES[rules.loss].smooths:
         able = ", ".join(name for name, pair in LOSSES.items() if pair.smooths)
         reason = f"the loss {rules.loss} has no labels that could be smooth"

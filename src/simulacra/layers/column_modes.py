@@ -140,16 +140,32 @@ class ColumnModes(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], seed: int = 0) -> None:
-        """Mixtures of the numbers, on at most ``FITTED_ON`` rows, and frequencies of all parts."""
+        """Mixtures of the numbers, on at most ``FITTED_ON`` rows, and frequencies: of modes on these, of
+        categories and of what is missing on all."""
         subset = RandomSubset(FITTED_ON, torch.Generator().manual_seed(seed))
+        seen, known = 0, self.mean.new_zeros(self.width, dtype=torch.float64)
+        parts = known.split(self.widths)
         for batch in batches:
-            subset.add(as_device(batch, self))
+            x = as_device(batch, self)
+            subset.add(x)
+            seen += len(x)
+            for index, part in enumerate(parts):
+                if index in self.named:
+                    part += torch.bincount(x[:, index].long(), minlength=len(part))
+                elif len(part) > MODES:
+                    part[MODES] += x[:, index].isnan().sum()
         rows = subset.rows()
         for at, index in enumerate(self.numbers):
             self._fit_column(rows[:, index].double(), at, seed)
         noise = BatchNoise(torch.Generator().manual_seed(seed), len(rows))
         counts = self.enter(rows, noise)[:, len(self.numbers) :].double().sum(0)
-        self.log_frequencies.copy_(self._shares(counts).log().clamp(min=NEVER))
+        for index, (part, whole) in enumerate(zip(counts.split(self.widths), parts, strict=True)):
+            if index in self.numbers and len(part) > MODES:
+                there = part[:MODES].sum()
+                whole[:MODES] = part[:MODES] * ((seen - whole[MODES]) / there.clamp(min=1))
+            elif index in self.numbers:
+                whole.copy_(part)
+        self.log_frequencies.copy_(self._shares(known).log().clamp(min=NEVER))
 
     def _fit_column(self, values: Tensor, at: int, seed: int) -> None:
         # A second to import, and only needed here.

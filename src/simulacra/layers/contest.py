@@ -31,6 +31,7 @@ from simulacra.layers.critic_head import Opinion
 from simulacra.layers.spectral import normalise_spectrally
 from simulacra.probability.adversarial import LOSSES, accuracy
 from simulacra.probability.noise import Noise
+from simulacra.processes import of_all_processes
 
 
 class Critic(Protocol):
@@ -119,11 +120,15 @@ class Contest(nn.Module):
     def gradient_penalty(
         self, critic: Critic, sides: Sides, noise: Noise, weight: float = 1.0
     ) -> Outcome:
-        """The regulariser, for all the rounds that it is left out, times ``weight``."""
+        """The regulariser, for all the critic's steps that it is left out of, times ``weight``."""
         rules, numbers = self.rules, dict[str, Tensor]()
-        weight = rules.penalty * rules.penalty_every * weight
+        if self.lazy:
+            weight *= rules.penalty_every * rules.critic_steps
+        weight *= rules.penalty
         if rules.regulariser == "wgan-gp":
-            share = noise.uniform().reshape(-1, *(1 for _ in sides.real.shape[1:])).to(sides.real)
+            # A pack is one datum to the critic: the line between two of them has one place for all.
+            share = noise.uniform()[:: rules.pack].repeat_interleave(rules.pack)
+            share = share.reshape(-1, *(1 for _ in sides.real.shape[1:])).to(sides.real)
             between = share * sides.real + (1 - share) * sides.made.to(sides.real)
             length = self._slopes(critic, between, sides.classes, noise).add(1e-12).sqrt()
             return Outcome(weight * (length - 1).square().mean(), {"slope": length.mean().detach()})
@@ -153,10 +158,20 @@ class Contest(nn.Module):
             with torch.set_grad_enabled(self.rules.unrolled > 0 and torch.is_grad_enabled()):
                 real = self.opinion(ahead, sides.real, sides.classes, noise)
         if self.rules.feature_matching:
-            apart = real.features.float().mean(0) - made.features.float().mean(0)
-            return Outcome(apart.square().sum(), {}, made)
+            of_data, of_made = (self._mean(one, sides) for one in (real, made))
+            value = (of_data - of_made).square().sum()
+            return Outcome(value + self._misread(made, sides), {}, made)
         value = self.pair.generator(real.logit, made.logit)
         return Outcome(value + self._misread(made, sides), {}, made)
+
+    def _mean(self, told: Opinion, sides: Sides) -> Tensor:
+        """The features' mean over the batch of all processes; for each class the part that it has in it,
+        where the critic hears of a class after its features."""
+        features = of_all_processes(told.features.float(), dim=0)
+        if sides.classes is None or self.rules.conditioning != "projection":
+            return features.mean(0)
+        classes = of_all_processes(packed(sides.classes, self.rules.pack), dim=0)
+        return classes.to(features).T @ features / len(features)
 
     def _after(self, critic: nn.Module, sides: Sides, noise: Noise) -> Critic:
         """The critic after ``unrolled`` steps on these data, as a function of how they were made."""
@@ -185,6 +200,26 @@ class Contest(nn.Module):
         if told.classes is None or sides.classes is None:
             return torch.zeros((), device=sides.real.device)
         return functional.cross_entropy(told.classes.float(), sides.classes.argmax(1))
+
+    def chances(
+        self, real: Tensor, made: Tensor, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """D of data and of as many made ones of the same ``classes``, from their logits (n,).
+
+        A best critic's D*; with smooth labels its output is 1 - ``smooth`` times that. Logits without a
+        level have another in every class that the critic hears of.
+        """
+        assert self.pair.chance is not None
+        if classes is None or self.pair.has_level:
+            told = self.pair.chance(real, made)
+        else:
+            told = torch.zeros_like(real), torch.zeros_like(made)
+            kinds = classes.argmax(1)
+            for kind in kinds.unique():
+                rows = kinds == kind
+                told[0][rows], told[1][rows] = self.pair.chance(real[rows], made[rows])
+        of_data, of_made = ((one / (1 - self.rules.smooth)).clamp(max=1) for one in told)
+        return of_data, of_made
 
     @torch.no_grad()
     def sureness(self, critic: Critic, sides: Sides, noise: Noise) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from simulacra.layers.adversarial_rules import Rules
 from simulacra.probability.adversarial import LOSSES
+from simulacra.processes import of_all_processes
 
 KERNELS, KERNEL_SIZE = 16, 4
 
@@ -42,13 +43,15 @@ class MinibatchDiscrimination(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         rows = self.tensor(features).reshape(-1, self.kernels, self.size)
-        apart = (rows[:, None] - rows[None]).abs().sum(3)
+        others = of_all_processes(rows, dim=0)
+        apart = (rows[:, None] - others[None]).abs().sum(3)
         return torch.exp(-apart).sum(1) - 1  # but itself
 
 
 def batch_deviation(features: Tensor) -> Tensor:
     """The deviation of features (n, F) over the batch, its mean for every row, (n, 1)."""
-    deviation = (features.var(0, unbiased=False) + 1e-8).sqrt().mean()
+    whole = of_all_processes(features, dim=0)
+    deviation = (whole.var(0, unbiased=False) + 1e-8).sqrt().mean()
     return deviation.expand(len(features), 1)
 
 

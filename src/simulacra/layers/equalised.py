@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulacra.layers.adversarial_rules import Rules, for_images
+from simulacra.processes import of_all_processes, own_rows
 from simulacra.refusals import Refusal
 from simulacra.spaces import Images
 
@@ -74,12 +75,14 @@ def with_deviation(x: Tensor) -> Tensor:
 
     A group is every (n / 4)-th datum, or as near to four as divides n.
     """
-    size = next(size for size in range(min(GROUP, len(x)), 0, -1) if len(x) % size == 0)
-    groups = x.float().reshape(size, -1, *x.shape[1:])
+    whole = of_all_processes(x.float(), dim=0)
+    size = next(size for size in range(min(GROUP, len(whole)), 0, -1) if len(whole) % size == 0)
+    groups = whole.reshape(size, -1, *x.shape[1:])
     # Far faster than var(0), whose rows lie apart in memory.
     variance = (groups - groups.mean(0)).square().mean(0)
     deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
-    plane = deviation.repeat(size).to(x).reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+    own = own_rows(deviation.repeat(size), len(x)).to(x)
+    plane = own.reshape(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, plane], dim=1)
 
 

@@ -44,17 +44,31 @@ class BatchNorm(nn.Module):
             return self._normalised(x, self.mean, self.variance)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             return self._over_processes(x)
-        keeps = torch.is_grad_enabled()
+        if not torch.is_grad_enabled():
+            return self._of_batch(x, None, None)
+        mean, variance = self.mean.clone(), self.variance.clone()
+        out = self._of_batch(x, mean, variance)
+        self._keep(mean, variance)
+        return out
+
+    def _of_batch(self, x: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
         return functional.batch_norm(
             x,
-            self.mean if keeps else None,
-            self.variance if keeps else None,
+            mean,
+            variance,
             self.weight,
             self.bias,
             training=True,
             momentum=self.momentum,
             eps=self.epsilon,
         )
+
+    @torch.no_grad()
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Let the averages be these where they are numbers: the loop leaves out a turn that has none, but
+        an average would never forget it."""
+        for held, new in ((self.mean, mean), (self.variance, variance)):
+            held.copy_(torch.where(new.isfinite(), new, held))
 
     def _normalised(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return functional.batch_norm(
@@ -69,9 +83,11 @@ class BatchNorm(nn.Module):
         centred = x.float() - mean.view(spread)
         variance = all_reduce(centred.square().sum(dims)) / count
         if torch.is_grad_enabled():
-            with torch.no_grad():
-                self.mean.lerp_(mean, self.momentum)
-                self.variance.lerp_(variance * (count / (count - 1)), self.momentum)
+            spread_out = variance.detach() * (count / (count - 1))
+            self._keep(
+                self.mean.lerp(mean.detach(), self.momentum),
+                self.variance.lerp(spread_out, self.momentum),
+            )
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
         out: Tensor = centred * scale.view(spread) + self.bias.view(spread)
         out = out.to(x.dtype)

@@ -90,7 +90,8 @@ class Run:
         self.world, self.rank = world_and_rank()
         self.budget = Budget.parse(recipe.budget)
         self.save_every = save_every
-        game: Game = with_optimiser(model.game(), recipe.optimiser)
+        base = getattr(model.config, "learning_rate", None)
+        game: Game = with_optimiser(model.game(), recipe.optimiser, base)
         self.game = game
         self.stream = Stream(
             data.train,
@@ -100,6 +101,7 @@ class Run:
             conditional=model.condition_space is not None,
             world=self.world,
             rank=self.rank,
+            together=game.together,
         )
         wanted = {"auto": game.bf16 and has_bf16(self.device), "fp32": False, "bf16": True}
         self.bf16 = wanted[recipe.precision]
@@ -119,8 +121,16 @@ class Run:
         if recipe.patience and not is_measured(model, game):
             self._warn(f"patience has no effect: {recipe.model} has no held-out measure to stop by")
         if recipe.compile:
-            for part in model.children():
+            self._compile(game)
+
+    def _compile(self, game: Game) -> None:
+        left = [name for name, part in self.model.named_children() if part in game.eager]
+        for name, part in self.model.named_children():
+            if name not in left:
                 part.compile()
+        if left:
+            because = "slopes of it are in a loss, which torch.compile has no gradients of"
+            self._warn(f"not compiled: {' and '.join(left)}; {because}")
 
     @property
     def writes(self) -> bool:

@@ -119,16 +119,22 @@ def require_same_data(folder: Path, data: Dataset) -> None:
         )
 
 
-def with_optimiser(game: Game, changes: Mapping[str, Any]) -> Game:
-    """The same game with every player's optimiser changed as told."""
+def with_optimiser(game: Game, changes: Mapping[str, Any], base: float | None = None) -> Game:
+    """The same game with every player's optimiser changed as told.
+
+    ``base`` is the model's own learning rate: a player with a multiple of it keeps that multiple.
+    """
     if not changes:
         return game
     changed: dict[int, Any] = {}
 
     def player(old: Any) -> Any:
         if id(old) not in changed:
-            values = config_from_json(Optimiser, asdict(old.optimiser) | dict(changes))
-            changed[id(old)] = replace(old, optimiser=values)
+            new = config_from_json(Optimiser, asdict(old.optimiser) | dict(changes))
+            if base and "learning_rate" in changes:
+                multiple = old.optimiser.learning_rate / base
+                new = replace(new, learning_rate=multiple * new.learning_rate)
+            changed[id(old)] = replace(old, optimiser=new)
         return changed[id(old)]
 
     def turn(old: Any) -> Any:

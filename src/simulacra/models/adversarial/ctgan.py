@@ -35,6 +35,7 @@ from simulacra.layers.normalisation import BatchNorm
 from simulacra.probability.adversarial import Name
 from simulacra.probability.distributions import categorical_draw
 from simulacra.probability.noise import Noise, row_noise
+from simulacra.processes import of_all_processes, own_rows
 from simulacra.refusals import Refusal
 from simulacra.spaces import Column, Space, Table
 
@@ -209,13 +210,14 @@ class CTGAN(AdversarialModel, Sampler, Completer):
             return row, known
         column = self._even(uniform[:, 0])
         alone = uniform[:, 2:3] < ONE_CATEGORY
-        chosen = torch.arange(len(row), device=row.device)
-        chosen = torch.where(alone[:, 0], self._evened(row, column, uniform[:, 1]), chosen)
+        whole = of_all_processes(row, dim=0)
+        chosen = own_rows(torch.arange(len(whole), device=row.device), len(row))
+        chosen = torch.where(alone[:, 0], self._evened(whole, column, uniform[:, 1]), chosen)
         only = functional.one_hot(column, columns).bool()
-        return row[chosen], torch.where(alone, only, known)
+        return whole[chosen], torch.where(alone, only, known)
 
     def _evened(self, row: Tensor, column: Tensor, uniform: Tensor) -> Tensor:
-        """A row of the batch for each ``column``, its category as often as log(1 + how often) tells."""
+        """A row of all for each ``column``, its category as often as log(1 + how often) tells."""
         parts = row[:, len(self.door.numbers) :]
         count = parts.sum(0)
         weight = torch.where(count > 0, torch.log1p(count) / count.clamp(min=1), 0.0)

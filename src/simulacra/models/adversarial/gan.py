@@ -166,14 +166,14 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
     @property
     def tells_chances(self) -> bool:
         """Whether the loss has a D that is a chance, of a single datum."""
-        return self.contest.pair.chance is not None and self.config.pack == 1
+        alone = self.config.pack == 1 and self.config.minibatch == "none"
+        return self.contest.pair.chance is not None and alone
 
     @torch.no_grad()
     def chance_of_data(self, x: Tensor, *, beside: Tensor) -> Tensor:
         """D(x), shape (n,): how likely each is of p rather than of q, were both as frequent; the level of
         logits that have none of their own is taken from data ``beside`` and as many made ones."""
         pair, count = self.contest.pair, len(beside)
-        assert pair.chance is not None
         sides = self._sides(Batch(as_device(beside, self)), scoring_noise(count, None))
         real, made = (self._logit(one, None) for one in (sides.real, sides.made))
         level = self._logit(
@@ -181,7 +181,7 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
         )
         if not pair.has_level:
             level = level - balance(real, made)
-        return pair.chance(level, level)[0] if pair.has_level else torch.sigmoid(level)
+        return self.contest.chances(level, level)[0] if pair.has_level else torch.sigmoid(level)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]:
@@ -215,11 +215,9 @@ class GAN(AdversarialModel, Sampler, Diagnosable):
 
     def _chances(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Sides]:
         """D of data and of as many made ones."""
-        assert self.contest.pair.chance is not None
         sides = self._sides(Batch(as_device(x, self), condition), scoring_noise(len(x), None))
-        logits = [self._logit(one, sides.classes) for one in (sides.real, sides.made)]
-        real, made = self.contest.pair.chance(*logits)
-        return real, made, sides
+        real, made = (self._logit(one, sides.classes) for one in (sides.real, sides.made))
+        return *self.contest.chances(real, made, sides.classes), sides
 
     def _logit(self, z: Tensor, classes: Tensor | None) -> Tensor:
         logit: Tensor = self.critic(z, classes).logit

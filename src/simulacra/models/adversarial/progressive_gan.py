@@ -131,7 +131,7 @@ class Generator(nn.Module):
         self.pictures = nn.ModuleList(EqualisedConv2d(one, space.channels, 1) for one in widths)
 
     def forward(self, z: Tensor, height: Height) -> Tensor:
-        x = pixel_norm(leaky(self.start(z))).reshape(len(z), *self.first)
+        x = pixel_norm(leaky(self.start(z)).reshape(len(z), *self.first))
         x = self._through(0, x.contiguous(memory_format=torch.channels_last))
         before = x
         for level in range(1, height.level + 1):

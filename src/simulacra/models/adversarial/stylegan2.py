@@ -340,6 +340,10 @@ class StyleGAN2(AdversarialModel, Sampler, Encoder, Decoder, Mixer):
         every, buffers = config.path_every, ("length", "followed")
         return (Descent(makers, self.path_length, batches=0, every=every, buffers=buffers),)
 
+    def _differentiated_twice(self) -> Sequence[nn.Module]:
+        more = (self.generator,) if self.config.path_length else ()
+        return (*super()._differentiated_twice(), *more)
+
     def path_length(self, batch: Batch, noise: Noise, clock: Clock) -> Loss:
         """(|J_w^T y| - a)^2 on half a batch, for all the rounds that it was left out."""
         classes = self._classes(batch.condition, len(batch))
