@@ -285,6 +285,9 @@ def _as_type(name: str, value: Any, wanted: Any) -> Any:
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(wanted, type) and type(value) is wanted:
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            reason = f"the setting {name} is {value}"
+            raise Refusal("CFG-034", reason, way_out="it counts something: give no negative number")
         return value
     expected = getattr(wanted, "__name__", str(wanted))
     reason = f"the setting {name} is {shown(value)}"

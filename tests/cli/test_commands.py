@@ -261,6 +261,11 @@ def test_wrong_uses_get_one_line_each(simulacra, place):
     refused(simulacra("train", "vae", "--out", "vae", cwd=place), 66, "'vae' is not empty")
     refused(simulacra("train", "--resume", "empty", cwd=place), 66, "'empty' is no run")
     refused(simulacra("train", "--resume", "vae", cwd=place), 78, "has finished", "--budget")
+    more = ("--resume", "vae", "--budget", "99steps", "--set", "latent=2")
+    refused(simulacra("train", "gan", *more, cwd=place), 78, "MODEL and --set", "--resume")
+    refused(train("vae", "digits", "--batch-size", "0"), 78, "the batch size is 0")
+    refused(simulacra("encode", "vae", "--count", "0", cwd=place), 2, "'--count'", "1")
+    refused(simulacra("sample", "vae", "--strength", "1", cwd=place), 78, "--strength", "--from")
     refused(simulacra("compare", "digits", "--models", "vea", cwd=place), 78, "'vea'")
     refused(simulacra("compare", "digits", "--budget", "soon", cwd=place), 78, "'soon'", "3m")
 

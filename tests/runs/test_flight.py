@@ -199,3 +199,16 @@ def test_what_was_seen_survives_a_resume():
     again.load_state(json.loads(json.dumps(watch.state())))
     told = {"gradient norm": 500.0, "skipped": 1}
     assert [one.detector for one in again.numbers(told, 2, 0.5)] == ["exploding gradients"]
+
+
+def test_a_held_out_part_of_one_datum_is_not_looked_at(tmp_path):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "few.npy", images)
+    data = open_data(tmp_path / "few.npy")
+    assert len(data.valid) == 1
+    model = shelf.build("dcgan", data.space, settings={"channels": 4}, num_examples=10)
+    run = Run(model, data, Recipe("dcgan", budget="12steps"), None, device="cpu")
+    run.go()
+    assert run.play.clock.rounds == 12

@@ -38,7 +38,7 @@ def compare(
     conditional: Annotated[
         bool, typer.Option(help="Condition the models that can be on what the data go with.")
     ] = False,
-    num_samples: Annotated[int, typer.Option(help="Samples of each model to judge.")] = 1000,
+    num_samples: Annotated[int, typer.Option(min=2, help="Samples of each model to judge.")] = 1000,
     skip_bad: Annotated[int, typer.Option(help="Leave out at most so many broken files.")] = 0,
     label: LabelColumn = None,
     features: Annotated[

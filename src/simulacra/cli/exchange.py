@@ -15,7 +15,7 @@ Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Source = Annotated[
     str | None, typer.Argument(help="Data of the same space. [the run's own test part]")
 ]
-Count = Annotated[int, typer.Option(help="How many data to use at most.")]
+Count = Annotated[int, typer.Option(min=1, help="How many data to use at most.")]
 LabelColumn = Annotated[
     str | None,
     typer.Option(
@@ -124,6 +124,18 @@ def keep(
         raise Refusal("CFG-053", reason, way_out=way_out)
     write_bytes(path, content)
     return path
+
+
+def keep_pairs(originals: Any, others: Any, space: Any, out: Path | None, default: Path) -> Path:
+    """Write originals, each above what was made of it in a picture, in rows of as many elsewhere."""
+    from simulacra.runs.pictures import columns_of
+    from simulacra.runs.using import beside
+    from simulacra.spaces import Images
+
+    columns = min(columns_of(space), len(originals))
+    drawn = isinstance(space, Images) and (out is None or out.suffix == ".png")
+    pairs = beside(originals, others, columns, blanks=drawn)
+    return keep(pairs, space, out, default, columns=columns)
 
 
 def _content(x: Any, space: Any, ending: str, real: Any, columns: int) -> bytes | None:

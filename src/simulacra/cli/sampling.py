@@ -7,8 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from simulacra.cli.exchange import Run, Steering, array_bytes, behind, keep, part_of, steered
+from simulacra.cli.exchange import (
+    Run,
+    Steering,
+    array_bytes,
+    behind,
+    keep,
+    keep_pairs,
+    part_of,
+    steered,
+)
 from simulacra.refusals import Refusal, shown
+
+STRENGTH = 0.8
+"""How little is left of what a sample starts from, where nobody says."""
 
 
 def register(app: typer.Typer) -> None:
@@ -60,8 +72,8 @@ def sample(
         str | None, typer.Option("--from", help="Data of the same space that samples start from.")
     ] = None,
     strength: Annotated[
-        float, typer.Option(help="How little of --from is left, above 0 to 1.")
-    ] = 0.8,
+        float | None, typer.Option(help="How little of --from is left, above 0 to 1. [0.8]")
+    ] = None,
     trajectory: Annotated[
         bool,
         typer.Option("--trajectory", help="Draw the way from noise to data, and a GIF of it."),
@@ -97,7 +109,11 @@ def sample(
     if num_samples < 1:
         raise Refusal("CFG-050", f"--num-samples is {num_samples}", way_out="ask for at least 1")
     generator = torch.Generator().manual_seed(seed)
+    if strength is not None and from_ is None:
+        reason = f"--strength is {strength:g}, and there is nothing to start from"
+        raise Refusal("CFG-271", reason, way_out="name data with --from, or leave it out")
     if from_ is not None:
+        strength = STRENGTH if strength is None else strength
         _vary(run, model, from_, strength, condition, num_samples, generator, out, seed)
         return
     asked = asked_for(run, model, condition, num_samples)
@@ -149,8 +165,6 @@ def _vary(
     """Write data and, below each, a variation of it."""
     from simulacra.contract import Variator, require_capability
     from simulacra.runs.asking import asked_for
-    from simulacra.runs.pictures import columns_of
-    from simulacra.runs.using import beside
 
     variator = require_capability(model, Variator, to="start from given data")
     batch = part_of(run, data, model, told=condition is None).first(count)
@@ -158,8 +172,8 @@ def _vary(
     if condition is None and model.condition_space is not None:
         asked = batch.condition
     made = variator.vary(batch.x, strength=strength, condition=asked, generator=generator)
-    pairs = beside(batch.x, made.cpu(), columns_of(model.space))
-    typer.echo(keep(pairs, model.space, out, run / f"variations-{seed}"))
+    default = run / f"variations-{seed}"
+    typer.echo(keep_pairs(batch.x, made.cpu(), model.space, out, default))
 
 
 def _trajectory(

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="A name that `simulacra models` lists.")
     ] = None,
@@ -79,8 +80,9 @@ def train(
     from simulacra.runs import training
 
     if resume is not None:
+        _require_alone(context)
         with showing(resume.name) as show:
-            training.resume(resume, budget=budget, device=device, show=show)
+            training.resume(resume, budget=budget, device=device, save_every=save_every, show=show)
         say(f"finished: {resume}")
         return
     flags: dict[str, Any] = {
@@ -110,6 +112,25 @@ def train(
         f"{numbers['rounds']} rounds in {numbers['training_seconds']:.1f} s, {numbers['precision']}"
     )
     typer.echo(folder)
+
+
+RESUMED = ("resume", "budget", "device", "save_every")
+"""What can be said of a run that goes on."""
+
+
+def _require_alone(context: typer.Context) -> None:
+    """Refuse options beside --resume that the run, which goes on as it began, could not heed."""
+    words = []
+    for one in context.command.params:
+        source = context.get_parameter_source(one.name or "")
+        if one.name not in RESUMED and source is not None and source.name == "COMMANDLINE":
+            words.append(one.opts[0] if one.opts[0].startswith("-") else one.opts[0].upper())
+    if words:
+        reason = f"{' and '.join(words)} given with --resume, which goes on as the run began"
+        way_out = (
+            "leave out all but --budget, --device and --save-every, or train anew without --resume"
+        )
+        raise Refusal("CFG-270", reason, way_out=way_out)
 
 
 def combined_recipe(

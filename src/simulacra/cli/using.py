@@ -14,6 +14,7 @@ from simulacra.cli.exchange import (
     Steering,
     behind,
     keep,
+    keep_pairs,
     part_of,
     steered,
 )
@@ -98,16 +99,14 @@ def reconstruct(
 ) -> None:
     """Encode and decode data; a picture shows each original above its reconstruction."""
     from simulacra.contract import Decoder, Encoder, require_capability
-    from simulacra.runs.pictures import columns_of
-    from simulacra.runs.using import beside, rebuilt
+    from simulacra.runs.using import rebuilt
 
     model = steered(run, settings)
     require_capability(model, Encoder, to="reconstruct")
     require_capability(model, Decoder, to="reconstruct")
     batch = part_of(run, data, model).first(count)
     again = rebuilt(model, batch)
-    pairs = beside(batch.x, again, columns_of(model.space))
-    typer.echo(keep(pairs, model.space, out, run / "reconstructions"))
+    typer.echo(keep_pairs(batch.x, again, model.space, out, run / "reconstructions"))
 
 
 def interpolate(
@@ -194,8 +193,7 @@ def complete(
 
     from simulacra.contract import Completer, require_capability
     from simulacra.evaluation.rebuilding import completed
-    from simulacra.runs.pictures import columns_of
-    from simulacra.runs.using import beside, half_known, named_columns
+    from simulacra.runs.using import half_known, named_columns
     from simulacra.spaces import Table
 
     model = steered(run, settings)
@@ -208,19 +206,12 @@ def complete(
     given = batch.condition if model.condition_space is not None else None
     stream = torch.Generator().manual_seed(seed)
     filled = completed(completer, batch.x, mask, given, stream)
-    typer.echo(
-        keep(
-            beside(batch.x, filled, columns_of(model.space)),
-            model.space,
-            out,
-            run / f"completions-{known}",
-        )
-    )
+    typer.echo(keep_pairs(batch.x, filled, model.space, out, run / f"completions-{known}"))
 
 
 def evaluate(
     run: Run,
-    num_samples: Annotated[int, typer.Option(help="Samples that are judged.")] = 1000,
+    num_samples: Annotated[int, typer.Option(min=2, help="Samples that are judged.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     budget: Annotated[
         str, typer.Option(help="What sampling and scoring may take; beyond, on fewer data.")

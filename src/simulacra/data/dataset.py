@@ -148,6 +148,9 @@ class Stream:
         together: int = 1,
     ) -> None:
         self.part = part
+        if batch_size < 1:
+            reason = f"the batch size is {batch_size}"
+            raise Refusal("CFG-020", reason, way_out="give at least 1")
         unit = world * together
         self.batch_size = min(batch_size, len(part) // unit * unit)
         if self.batch_size < 1 or self.batch_size % unit:

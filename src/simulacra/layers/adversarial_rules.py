@@ -54,6 +54,15 @@ class Rules:
     conditioning: Conditioning = "projection"
     average: float = 0.05
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name, least)
+            if not least <= value <= most:
+                within = (
+                    f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+                )
+                raise Refusal("CFG-262", f"{name} is {value:g}", way_out=f"give a number {within}")
+
 
 FEW_IMAGES = 5000
 
@@ -71,8 +80,21 @@ BOUNDS = {
     "colour": (0, 1),
     "adaptive": (0, 1),
     "average": (0, 1),
+    "batch_size": (1, math.inf),
+    "latent": (1, math.inf),
+    "channels": (1, math.inf),
+    "hidden": (1, math.inf),
+    "critic_hidden": (1, math.inf),
+    "layers": (1, math.inf),
+    "style": (1, math.inf),
+    "widest": (1, math.inf),
+    "mapping_layers": (1, math.inf),
+    "mapping_rate": (1e-6, math.inf),
+    "path_length": (0, math.inf),
+    "path_every": (1, math.inf),
+    "information": (0, math.inf),
 }
-"""The least and the greatest that a rule can be."""
+"""The least and the greatest that a rule can be, or the setting of a model of this name."""
 
 
 def for_images(space: Images, num_examples: int) -> dict[str, Any]:
@@ -83,12 +105,7 @@ def for_images(space: Images, num_examples: int) -> dict[str, Any]:
 
 
 def require_sense(rules: Rules, batch_size: int) -> None:
-    """Refuse options that contradict one another, and numbers that mean nothing."""
-    for name, (least, most) in BOUNDS.items():
-        value = getattr(rules, name)
-        if not least <= value <= most:
-            reason = f"{name} is {value:g}, and a GAN's goes from {least:g} to {most:g}"
-            raise Refusal("CFG-262", reason, way_out=f"set {name} within these bounds")
+    """Refuse options that contradict one another."""
     if rules.smooth and not LOSSES[rules.loss].smooths:
         able = ", ".join(name for name, pair in LOSSES.items() if pair.smooths)
         reason = f"the loss {rules.loss} has no labels that could be smooth"

@@ -95,7 +95,7 @@ class Run:
         self.game = game
         self.stream = Stream(
             data.train,
-            recipe.batch_size or game.batch_size,
+            game.batch_size if recipe.batch_size is None else recipe.batch_size,
             seed=recipe.seed,
             device=self.device,
             conditional=model.condition_space is not None,

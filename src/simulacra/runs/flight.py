@@ -99,7 +99,7 @@ class FlightRecorder:
 
     def samples(self, x: Tensor, real: Tensor, round_: int, share: float) -> list[Finding]:
         """A few samples beside as many real data."""
-        if share < SETTLED or len(x) < 2:
+        if share < SETTLED or min(len(x), len(real)) < 2:
             return []
         found = [self._alike(x, real, round_), self._copies(x, real, round_)]
         return [one for one in found if one is not None]

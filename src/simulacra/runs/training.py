@@ -41,7 +41,7 @@ def train(
         if condition is None and (recipe.conditional or supervised):
             reason = f"the data {shown(recipe.data)} have no labels for {recipe.model} to learn"
             way_out = "choose another model" if supervised else "leave --conditional out"
-            way_out += ", or name the column that has them with --label"
+            way_out += ", name their column with --label, or give each class of images a folder"
             raise Refusal("CFG-042", reason, way_out=way_out)
         if resume:
             model = shelf.untrained(folder)
@@ -75,7 +75,12 @@ def _require_usable(folder: Path, resume: bool) -> None:
 
 
 def resume(
-    folder: Path, *, budget: str | None = None, device: str = "auto", show: Show = QUIET
+    folder: Path,
+    *,
+    budget: str | None = None,
+    device: str = "auto",
+    save_every: float = 60.0,
+    show: Show = QUIET,
 ) -> dict[str, Any]:
     """Go on with the run in ``folder``; ``budget`` means the total, and may be a larger one."""
     card = shelf.read_card(folder)
@@ -85,7 +90,8 @@ def resume(
         reason = f"the run in {shown(folder)} has finished its budget of {recipe.budget}"
         raise Refusal("CFG-043", reason, way_out="give a larger --budget to train on")
     longer = recipe.budget != card["recipe"]["budget"]
-    return train(recipe, folder, resume=True, longer=longer, device=device, show=show)
+    options: dict[str, Any] = {"device": device, "save_every": save_every, "show": show}
+    return train(recipe, folder, resume=True, longer=longer, **options)
 
 
 def fit(

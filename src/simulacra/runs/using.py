@@ -112,14 +112,14 @@ def scores(model: Any, batch: Batch) -> Iterator[str]:
         yield ",".join([str(index), *(f"{value:.6g}" for value in row)])
 
 
-def beside(originals: Tensor, others: Tensor, columns: int = 8) -> Tensor:
-    """Rows of originals, each with the row of the others below it."""
+def beside(originals: Tensor, others: Tensor, columns: int = 8, *, blanks: bool = False) -> Tensor:
+    """Rows of originals, each with the row of the others below it; ``blanks`` fill the last two."""
     rows = []
     for start in range(0, len(originals), columns):
-        top, below = originals[start : start + columns], others[start : start + columns]
-        if len(top) < columns and start:
-            break
-        rows += [top.to(below.dtype), below]
+        for one in (originals, others):
+            rows.append(one[start : start + columns].to(others.dtype))
+            if blanks and len(rows[-1]) < columns:
+                rows.append(others.new_zeros(columns - len(rows[-1]), *others.shape[1:]))
     return torch.cat(rows)
 
 
@@ -161,6 +161,9 @@ def given_columns(
             reason = f"{option} is {shown(text)}"
             raise Refusal("CFG-140", reason, way_out="write it as column=value")
         index = _column(name.strip(), space)
+        if known[index]:
+            reason = f"{option} names the column {shown(name.strip())} twice"
+            raise Refusal("CFG-272", reason, way_out="give one value for each column")
         row[index], known[index] = _value(value.strip(), space.columns[index]), True
     return row, known
 
