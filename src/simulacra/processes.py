@@ -45,6 +45,15 @@ def of_all_processes(x: Tensor, dim: int) -> Tensor:
     return whole
 
 
+def shared_mean(x: Tensor) -> Tensor:
+    """The mean of what all processes hold; gradients pass through, as of ``of_all_processes``."""
+    world, _ = world_and_rank()
+    if world == 1:
+        return x
+    whole: Tensor = all_reduce(x)
+    return whole / world
+
+
 def own_rows(x: Tensor, rows: int) -> Tensor:
     """Of rows of all processes, as ``of_all_processes`` joins them, the ``rows`` of this one."""
     _, rank = world_and_rank()

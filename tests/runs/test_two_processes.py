@@ -52,10 +52,19 @@ def trained(model, processes, folder, *options):
         ("dcgan", ("--set", "channels=8")),
         ("dcgan", ("--set", "channels=8", "--conditional")),
         ("infogan", ("--set", "channels=8")),
-        ("gan", ("--set", "minibatch=discrimination", "--set", "feature_matching=true")),
+        ("gan", ("--set", "minibatch=discrimination", "--set", "unrolled=1")),
+        ("gan", ("--set", "unrolled=1", "--set", "feature_matching=true", "--conditional")),
         ("stylegan2", ("--set", "channels=8", "--set", "latent=8")),
     ],
-    ids=["vae", "dcgan", "conditional dcgan", "infogan", "minibatch gan", "stylegan2"],
+    ids=[
+        "vae",
+        "dcgan",
+        "conditional dcgan",
+        "infogan",
+        "minibatch gan",
+        "unrolled gan",
+        "stylegan2",
+    ],
 )
 def test_two_processes_give_the_losses_of_one(tmp_path, model, options):
     one = trained(model, 1, tmp_path / "one", *options)

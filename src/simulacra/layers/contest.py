@@ -31,7 +31,7 @@ from simulacra.layers.critic_head import Opinion
 from simulacra.layers.spectral import normalise_spectrally
 from simulacra.probability.adversarial import LOSSES, accuracy
 from simulacra.probability.noise import Noise
-from simulacra.processes import of_all_processes
+from simulacra.processes import of_all_processes, shared_mean
 
 
 class Critic(Protocol):
@@ -190,7 +190,9 @@ class Contest(nn.Module):
                     value, list(weights.values()), create_graph=True, allow_unused=True
                 )
                 weights = {
-                    name: old if slope is None else old - self.rules.unrolled_rate * slope
+                    name: old
+                    if slope is None
+                    else old - self.rules.unrolled_rate * shared_mean(slope)
                     for (name, old), slope in zip(weights.items(), slopes, strict=True)
                 }
         return with_weights
