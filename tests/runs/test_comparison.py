@@ -2,11 +2,15 @@
 
 import json
 import re
+import shlex
 from itertools import islice
+from pathlib import Path
 
 import pytest
+import typer.main
 
 from simulacra import shelf
+from simulacra.cli.main import app
 from simulacra.refusals import Refusal
 from simulacra.runs import comparison
 from simulacra.runs.conductor import Run
@@ -85,6 +89,40 @@ def test_an_interrupted_training_goes_on_where_it_stopped(compared, tmp_path):
     comparison.compare("vae", tmp_path / "out", **CHOICES)
     weights = [(folder / "vae" / "model.safetensors") for folder in (out, tmp_path / "out")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def options(command):
+    """What the command line makes of a printed command."""
+    program, verb, *words = shlex.split(command)
+    assert (program, verb) == ("simulacra", "compare")
+    return typer.main.get_command(app).commands["compare"].make_context("compare", words).params
+
+
+def test_the_printed_command_goes_on_with_this_very_comparison(compared):
+    out, page = compared
+    told = options(json.loads((out / comparison.NUMBERS).read_text())["command"])
+    wanted = {**CHOICES, "models": MODELS, "data": "digits", "out": out, "features": None}
+    assert {key: told[key] for key in wanted} == wanted
+    assert comparison.compare(told["models"], told["out"], **{k: told[k] for k in CHOICES}) == page
+    assert "--num-samples 200" in page.read_text(encoding="utf-8")
+
+
+def test_every_choice_is_in_the_printed_command():
+    choices = {"data": "my data/a'b.csv", "view": "binary", "size": 8, "conditional": True}
+    choices |= {"budget": "2 s", "seed": 3, "num_samples": 50, "skip_bad": 2, "label": "the class"}
+    choices |= {"features": "my eyes.safetensors"}
+    plan = comparison.Plan(models=("vae", "gan"), **choices)
+    told = options(comparison._command(plan, Path("some where/out"), device="cpu"))
+    wanted = choices | {"features": Path("my eyes.safetensors"), "models": "vae,gan"}
+    wanted |= {"out": Path("some where/out"), "device": "cpu", "seeds": None}
+    assert {key: told[key] for key in wanted} == wanted
+    assert options(comparison._command(plan, Path("out"), "0,1"))["seeds"] == "0,1"
+
+
+def test_eyes_once_given_stay_in_the_plan_and_in_the_command(tmp_path):
+    plan = comparison.Plan(models=("vae",), features="eyes.safetensors")
+    assert comparison._claim(tmp_path, plan) == plan
+    assert comparison._claim(tmp_path, comparison.Plan(models=("vae",))) == plan
 
 
 def test_another_plan_in_the_same_folder_is_refused(compared):

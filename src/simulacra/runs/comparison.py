@@ -7,11 +7,12 @@ own); what is finished is never done twice, so the same command goes on where it
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ WRITTEN = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared: the same data, budget and seed for every model."""
+    """What is compared: the same data, budget and seed for every model.
+
+    ``features``: the file with the weights of the ruler's eyes, where one was given.
+    """
 
     models: tuple[str, ...]
     data: str = "digits"
@@ -69,6 +73,10 @@ class Plan:
     num_samples: int = 1000
     skip_bad: int = 0
     label: str | None = None
+    features: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"models": list(self.models)}
 
     def recipe(self, model: str, data: Dataset | None = None) -> Recipe:
         """The recipe of one model: conditional where it is wanted, and where the model can go by what the
@@ -177,7 +185,7 @@ def compare(
     DINOv2's.
     """
     ruler = ruler or out
-    draft = Plan(models=(), **choices)
+    draft = Plan(models=(), features=None if weights is None else str(weights), **choices)
     Budget.parse(draft.budget)
     data = open_data(
         draft.data,
@@ -188,8 +196,7 @@ def compare(
         label=draft.label,
     )
     require_enough(data)
-    plan = Plan(models=chosen_models(names, data, show), **choices)
-    _claim(out, plan)
+    plan = _claim(out, replace(draft, models=chosen_models(names, data, show)))
     eyes_seed = 0 if ruler != out else plan.seed
     ruler_features(data, ruler, eyes_seed, show, weights=weights)
     failures: dict[str, str] = {}
@@ -211,23 +218,28 @@ def compare(
     return finish(out, plan, data, failures, device)
 
 
-def _claim(out: Path, plan: Plan) -> None:
-    """Make ``out`` this comparison's, or see that it already is."""
-    described = asdict(plan) | {"models": list(plan.models)}
+def _claim(out: Path, plan: Plan) -> Plan:
+    """Make ``out`` this comparison's, or see that it already is; returns the plan as it is kept.
+
+    Eyes once given are kept in the folder, so whoever goes on need not name their file again.
+    """
     if (out / PLAN).is_file():
         before = read_json(out / PLAN)
-        changed = [key for key in described if before.get(key) != described[key]]
+        plan = replace(plan, features=plan.features or before.get("features"))
+        described = plan.to_json()
+        others = [key for key in described if key != "features"]
+        changed = [key for key in others if before.get(key) != described[key]]
         if changed:
             raise Refusal(
                 "CFG-061",
                 f"{shown(out)} holds a comparison with another {' and '.join(changed)}",
                 way_out="give another --out, or the same choices to go on with it",
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         reason = f"{shown(out)} is not an empty folder"
         raise Refusal("FILE-012", reason, way_out="give another --out")
-    write_json(out / PLAN, described)
+    write_json(out / PLAN, plan.to_json())
+    return plan
 
 
 def _train(plan: Plan, model: str, data: Dataset, out: Path, device: str) -> str | None:
@@ -356,7 +368,7 @@ def finish(
         "data": data.describe(),
         "machine": describe_machine(choose_device(device)),
         "failures": dict(failures),
-        "command": _command(plan, out, seeds),
+        "command": _command(plan, out, seeds, device),
     }
     folders = {name: (home or out) / name for name in plan.models if name not in failures}
     judged = judgements or {name: Judgement.read(folder) for name, folder in folders.items()}
@@ -375,16 +387,17 @@ def finish(
     return write_report(out, folders, facts, judged)
 
 
-def _command(plan: Plan, out: Path, seeds: str = "") -> str:
-    words: Iterable[str] = (
-        f"simulacra compare {plan.data}",
-        f"--models {','.join(plan.models)}",
-        f"--budget {plan.budget.replace(' ', '')}",
-        f"--seeds {seeds}" if seeds else f"--seed {plan.seed}",
-        "" if plan.view == "8bit" else f"--view {plan.view}",
-        "" if plan.size is None else f"--size {plan.size}",
-        "--conditional" if plan.conditional else "",
-        f"--label {plan.label}" if plan.label else "",
-        f"--out {out.name}",
-    )
-    return " ".join(filter(None, words))
+def _command(plan: Plan, out: Path, seeds: str = "", device: str = "auto") -> str:
+    """The command that goes on with this very comparison, quoted as a shell needs it."""
+    words = ["simulacra", "compare", plan.data]
+    words += ["--models", ",".join(plan.models), "--budget", plan.budget]
+    words += ["--seeds", seeds] if seeds else ["--seed", str(plan.seed)]
+    words += ["--num-samples", str(plan.num_samples)]
+    words += [] if plan.view == "8bit" else ["--view", plan.view]
+    words += [] if plan.size is None else ["--size", str(plan.size)]
+    words += ["--conditional"] if plan.conditional else []
+    words += ["--label", plan.label] if plan.label else []
+    words += ["--skip-bad", str(plan.skip_bad)] if plan.skip_bad else []
+    words += ["--features", plan.features] if plan.features else []
+    words += [] if device == "auto" else ["--device", device]
+    return shlex.join([*words, "--out", str(out)])
