@@ -22,6 +22,10 @@ EXIT_CODES: Final = {
     "BUG": 70,
 }
 
+KEPT_IN: Final = "SIMULACRA_REFUSAL"
+"""The environment variable with the path of a file that a command keeps the line of its refusal in, so
+that whoever started it knows why it failed while its error stream goes to the terminal."""
+
 
 class Refusal(Exception):
     """What came and why it cannot be used, the way out, and a stable code ``AREA-NNN``."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -131,20 +132,60 @@ def test_another_plan_in_the_same_folder_is_refused(compared):
         comparison.compare(MODELS, out, **{**CHOICES, "budget": "30steps"})
 
 
-def test_a_model_that_fails_leaves_the_others_and_is_named(tmp_path, monkeypatch):
+WHY = "error[NUM-001]: vae has diverged: use a lower --learning-rate"
+
+
+def failing(monkeypatch, *models):
+    """Let the training of these models fail."""
     real = comparison._train
 
-    def failing(plan, model, data, out, device):
-        return (
-            "training ended with exit code 80"
-            if model == "vae"
-            else real(plan, model, data, out, device)
-        )
+    def train(plan, model, data, out, device):
+        return WHY if model in models else real(plan, model, data, out, device)
 
-    monkeypatch.setattr(comparison, "_train", failing)
-    page = comparison.compare(MODELS, tmp_path / "out", **CHOICES)
+    monkeypatch.setattr(comparison, "_train", train)
+
+
+def test_a_model_that_fails_leaves_the_others_and_is_named(tmp_path, monkeypatch):
+    failing(monkeypatch, "vae")
+    told: list[str] = []
+    page = comparison.compare(MODELS, tmp_path / "out", show=Show(line=told.append), **CHOICES)
     text = page.read_text(encoding="utf-8")
-    assert "vae: training ended with exit code 80" in text
+    assert "<h1>1 generative model on digits</h1>" in text
+    parts = {part.split("</h2>")[0]: part for part in text.split("<h2>")}
+    for part in (text.split("<h2>")[0], parts["Real data and samples"], parts["The ruler"]):
+        assert WHY in part
+    assert "1 model failed and is not compared here" in text.split("<h2>")[0]
+    assert f"<li>vae failed: {WHY}</li>" in text
+    assert told[-1] == f"vae failed: {WHY}"
+    assert json.loads((tmp_path / "out" / comparison.NUMBERS).read_text())["failures"] == {
+        "vae": WHY
+    }
+
+
+def test_a_comparison_of_which_nothing_is_left_fails(tmp_path, monkeypatch):
+    failing(monkeypatch, "vae", "independent")
+    with pytest.raises(
+        Refusal, match=r"no model to compare.*independent failed.*diverged"
+    ) as refused:
+        comparison.compare(MODELS, tmp_path / "out", **CHOICES)
+    assert refused.value.exit_code == 80
+    assert (
+        "<h1>No generative models on digits</h1>" in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
+def test_why_a_model_failed_with_one_of_the_seeds_is_told(tmp_path, monkeypatch):
+    failing(monkeypatch, "vae")
+    seeds, choices = (0, 1), {"budget": "5steps", "num_samples": 50}
+    page = comparison.compare_seeds(MODELS, tmp_path / "out", seeds, **choices)
+    assert f"): {WHY}</li>" in page.read_text(encoding="utf-8")
+
+
+def test_the_line_of_a_refusal_comes_back_from_the_process_that_trains():
+    command = [sys.executable, "-m", "simulacra", "train", "vea", "digits"]
+    code, line = comparison._wait_for(command)
+    assert code == 78
+    assert line.startswith("error[CFG-030]: no model is called 'vea'")
 
 
 def test_a_run_can_be_judged_again_with_other_settings(compared, tmp_path):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import exceptions
 
 from simulacra.cli import averaging, comparing, detecting, looking, sampling, training, using
-from simulacra.refusals import Refusal
+from simulacra.refusals import KEPT_IN, Refusal
 
 app = typer.Typer(
     help="Every family of generative model behind one contract, compared on one honest ruler.",
@@ -80,6 +81,8 @@ def main() -> None:
 
 
 def _told(refusal: Refusal) -> int:
+    if KEPT_IN in os.environ:
+        Path(os.environ[KEPT_IN]).write_text(refusal.line(), encoding="utf-8")
     if "SIMULACRA_DEBUG" in os.environ:
         raise refusal
     print(refusal.line(), file=sys.stderr)

@@ -7,9 +7,11 @@ own); what is finished is never done twice, so the same command goes on where it
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +29,7 @@ from simulacra.data.text import is_readable, texts
 from simulacra.evaluation.reading import over_seeds
 from simulacra.evaluation.verdict import verdicts
 from simulacra.files import read_json, write_bytes, write_json
-from simulacra.refusals import Refusal, shown
+from simulacra.refusals import KEPT_IN, Refusal, shown
 from simulacra.runs import checkpoint
 from simulacra.runs.budget import Budget
 from simulacra.runs.exhibits import exhibits
@@ -151,7 +153,7 @@ def compare_seeds(
     for seed in seeds:
         show.line(f"seed {seed}")
         folder = out / f"seed-{seed}"
-        compare(names, folder, ruler=out, device=device, show=show, **choices, seed=seed)
+        _compared(names, folder, ruler=out, device=device, show=show, **choices, seed=seed)
     first = out / f"seed-{seeds[0]}"
     plan = Plan(**{**read_json(first / PLAN), "models": tuple(read_json(first / PLAN)["models"])})
     data = plan.recipe(plan.models[0]).open_data()
@@ -160,13 +162,19 @@ def compare_seeds(
         folders = [out / f"seed-{seed}" / name for seed in seeds]
         missing = [str(folder) for folder in folders if not (folder / READINGS).is_file()]
         if missing:
-            failures[name] = f"not judged with every seed: {', '.join(missing)}"
+            reasons = [
+                read_json(folder.parent / NUMBERS)["failures"].get(name) for folder in folders
+            ]
+            told = "; ".join(dict.fromkeys(filter(None, reasons)))
+            failures[name] = f"not judged with every seed ({', '.join(missing)}): {told}"
             continue
         judged = [Judgement.read(folder) for folder in folders]
         refused = tuple(dict.fromkeys(line for one in judged for line in one.refused))
         whole[name] = Judgement(over_seeds([one.readings for one in judged]), {}, refused)
     told = f"{','.join(map(str, seeds))}"
-    return finish(out, plan, data, failures, device, home=first, judgements=whole, seeds=told)
+    page = finish(out, plan, data, failures, device, home=first, judgements=whole, seeds=told)
+    _tell(failures, plan, page, show)
+    return page
 
 
 def compare(
@@ -182,8 +190,27 @@ def compare(
     """Train, judge and report; returns the path of the page. ``choices`` are those of ``Plan``.
 
     ``ruler``: the folder with the ruler's nets, else ``out``. ``weights``: a file with Inception's or
-    DINOv2's.
+    DINOv2's. A model that fails is told of, on the page too, and leaves the others; where all do, that
+    is refused.
     """
+    plan, failures, page = _compared(
+        names, out, ruler=ruler, weights=weights, device=device, show=show, **choices
+    )
+    _tell(failures, plan, page, show)
+    return page
+
+
+def _compared(
+    names: str,
+    out: Path,
+    *,
+    ruler: Path | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    show: Show = QUIET,
+    **choices: Any,
+) -> tuple[Plan, dict[str, str], Path]:
+    """The plan, why which models failed, and the path of the page."""
     ruler = ruler or out
     draft = Plan(models=(), features=None if weights is None else str(weights), **choices)
     Budget.parse(draft.budget)
@@ -215,7 +242,22 @@ def compare(
         judge(
             folder, num_samples=plan.num_samples, seed=plan.seed, data=data, ruler=ruler, show=show
         )
-    return finish(out, plan, data, failures, device)
+    return plan, failures, finish(out, plan, data, failures, device)
+
+
+def _tell(failures: Mapping[str, str], plan: Plan, page: Path, show: Show) -> None:
+    """Name the models that failed and why; with none left that is a refusal, with a failure's code."""
+    told = [f"{name} failed: {why}" for name, why in failures.items()]
+    if len(failures) < len(plan.models):
+        for line in told:
+            show.line(line)
+        return
+    code = re.search(r"error\[([A-Z]+-\d+)\]", told[0])
+    raise Refusal(
+        code[1] if code else "CFG-267",
+        f"there is no model to compare, {'; '.join(told)}",
+        way_out=f"what can be told stands in {shown(page)}",
+    )
 
 
 def _claim(out: Path, plan: Plan) -> Plan:
@@ -255,22 +297,27 @@ def _train(plan: Plan, model: str, data: Dataset, out: Path, device: str) -> str
         for left in folder.rglob("*") if folder.is_dir() else ():
             left.unlink(missing_ok=True) if not left.is_dir() else None
         command += ["--recipe", str(out / "recipes" / f"{model}.json"), "--out", str(folder)]
-    code = _wait_for(command)
+    code, line = _wait_for(command)
     if code in (75, 130, -15):
         raise Refusal(
             "STOP-002",
             f"the comparison was stopped while it trained {model}",
             way_out="give the same command again to go on, nothing is lost",
         )
-    return None if code == 0 else f"training ended with exit code {code}"
+    return None if code == 0 else line or f"training ended with exit code {code}"
 
 
-def _wait_for(command: list[str]) -> int:
-    """The exit code of a child that hears of a stop only through us, and then once."""
+def _wait_for(command: list[str]) -> tuple[int, str]:
+    """The exit code of a child that hears of a stop only through us, and then once; and the line of its
+    refusal, if any."""
     with (
         stop_requests() as asked_to_stop,
+        tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, env=_environment(), start_new_session=True
+            command,
+            stdout=subprocess.DEVNULL,
+            env=_environment() | {KEPT_IN: f"{folder}/line"},
+            start_new_session=True,
         ) as child,
     ):
         told = False
@@ -279,10 +326,12 @@ def _wait_for(command: list[str]) -> int:
                 child.terminate()
                 told = True
             time.sleep(0.05)
-        return 75 if told else child.returncode
+        kept = Path(folder, "line")
+        line = kept.read_text(encoding="utf-8") if kept.is_file() else ""
+        return (75 if told else child.returncode), line
 
 
-def _environment() -> Mapping[str, str]:
+def _environment() -> dict[str, str]:
     """The child's environment: it has to find this very package."""
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))

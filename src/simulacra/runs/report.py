@@ -90,10 +90,11 @@ def write_report(
     ladder = ladder_of(out)
     parts = [
         _head(facts),
+        _failed(facts["failures"]),
         _self_test(ladder, only_failed=True),
         _verdicts(readings, trusted=ladder is None or ladder.passed),
-        _pictures(out, folders, cards, judged),
-        _table(readings),
+        _pictures(out, folders, cards, judged, facts["failures"]),
+        _table(readings, facts["failures"]),
         _free_parameters(cards, judged),
         _curves(folders),
         _made(facts, cards, judged, out),
@@ -227,12 +228,25 @@ def _text(value: object) -> str:
 def _head(facts: Mapping[str, Any]) -> str:
     plan, data = facts["plan"], facts["data"]
     counts = f"{data['train']:,} train, {data['valid']:,} validation, {data['test']:,} test"
+    number = len(plan["models"]) - len(facts["failures"])
+    compared = f"{number or 'No'} generative model{'' if number == 1 else 's'}"
     return (
-        f"<h1>{len(plan['models'])} generative models on {_text(Path(plan['data']).name)}</h1>"
+        f"<h1>{compared} on {_text(Path(plan['data']).name)}</h1>"
         f"<p class=soft>{_text(plan['budget'])} of training each, {_seeds(str(plan['seed']))}, on the "
         f"same split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
         "hovered; columns sort when clicked.</p>"
     )
+
+
+def _failed(failures: Mapping[str, str]) -> str:
+    """A warning at the top where models of the plan are not compared."""
+    if not failures:
+        return ""
+    listed = "".join(f"<li>{_text(name)}: {_text(why)}</li>" for name, why in failures.items())
+    told = (
+        "1 model failed and is" if len(failures) == 1 else f"{len(failures)} models failed and are"
+    )
+    return f"<div class='verdict alarm'><b>{told} not compared here</b><ul>{listed}</ul></div>"
 
 
 def _seeds(told: str) -> str:
@@ -265,6 +279,7 @@ def _pictures(
     folders: Mapping[str, Path],
     cards: Mapping[str, Any],
     judged: Mapping[str, Judgement],
+    failures: Mapping[str, str],
 ) -> str:
     figures = [_figure(out / "real.png", "real data", "held-out test data")]
     for name, folder in folders.items():
@@ -273,6 +288,11 @@ def _pictures(
         told = f"{words}; {MEANS}" if (folder / DRAWS).is_file() else words
         figures.append(_figure(folder / PICTURE, name, told))
         figures.append(_rebuilt(folder, name, name, f"{words}; no samples: {ABOVE}"))
+    figures += [
+        f"<figure><pre>{_text(why)}</pre><figcaption><b>{_text(name)}</b> <span class=soft>failed"
+        "</span></figcaption></figure>"
+        for name, why in failures.items()
+    ]
     shown = "".join(figure for figure in figures if figure)
     return f"<h2>Real data and samples</h2><div class=cards>{shown}</div>" if shown else ""
 
@@ -301,7 +321,7 @@ def _figure(path: Path, name: str, words: str) -> str:
     )
 
 
-def _table(readings: Mapping[str, list[Reading]]) -> str:
+def _table(readings: Mapping[str, list[Reading]], failures: Mapping[str, str]) -> str:
     names = list(dict.fromkeys(one.name for several in readings.values() for one in several))
     first = {one.name: one for several in reversed(list(readings.values())) for one in several}
     heads = "".join(_column(first[name]) for name in names)
@@ -310,6 +330,10 @@ def _table(readings: Mapping[str, list[Reading]]) -> str:
         by_name = {one.name: one for one in several}
         cells = "".join(_cell(by_name.get(name)) for name in names)
         rows.append(f"<tr><td><b>{_text(model)}</b></td>{cells}</tr>")
+    empty = "<td></td>" * len(names)
+    for model, why in failures.items():
+        failed = f"<b>{_text(model)}</b><small>failed</small>"
+        rows.append(f'<tr><td title="{_text(why)}">{failed}</td>{empty}</tr>')
     return (
         "<h2>The ruler</h2><p class=soft>= exact, ≤ a bound (the true value is at most this), "
         "≈ an estimate; below each value its 95 % interval and count. An empty cell: the model cannot "
@@ -437,6 +461,6 @@ def _made(
         items += [f"{_text(name)}: {_text(told)}"] if told else []
         items += [f"{_text(name)}: {_text(line)}" for line in judgements[name].refused]
         items += [f"{_text(name)}, warning: {_text(one)}" for one in numbers["warnings"]]
-    items += [f"{_text(name)}: {_text(why)}" for name, why in facts["failures"].items()]
+    items += [f"{_text(name)} failed: {_text(why)}" for name, why in facts["failures"].items()]
     listed = "".join(f"<li>{item}</li>" for item in items)
     return f"<h2>How this was made</h2><ul class=soft>{listed}</ul>"
