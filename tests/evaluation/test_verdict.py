@@ -83,6 +83,42 @@ def test_samples_are_compared_at_equal_counts_only():
     assert "real data have 0.5" in found.text
 
 
+REFUSED = (
+    "not measured: error[NUM-020]: Fréchet distance: 30 data are too few for a covariance of 64 "
+    "features: take at least 128"
+)
+
+
+def kernel(value, reach=0.1, **others):
+    return [reading("kernel distance", value, reach, count={"samples": 50, "real": 30}, **others)]
+
+
+def sampling(refused=(), **readings):
+    told = verdicts(readings, refused=dict.fromkeys(readings, refused))
+    return next(one for one in told if one.use == "sampling")
+
+
+def test_the_kernel_distance_stands_in_and_what_could_not_be_read_is_said():
+    found = sampling([REFUSED], a=kernel(1.0, floor=0.01), b=kernel(2.0), c=kernel(1.1))
+    assert found.best == ("a", "c")
+    assert "a draws the most lifelike samples: kernel distance 1 (95 % 0.9 to 1.1)" in found.text
+    why = "30 data are too few for a covariance of 64 features."
+    assert f"No Fréchet distance of a, b and c could be read: {why}" in found.text
+    assert "No distance" not in found.text
+
+
+def test_a_kernel_distance_that_cannot_tell_puts_nobody_first():
+    found = sampling(a=kernel(1.0), b=kernel(1.1))
+    assert found.best == ()
+    assert "The kernel distance tells none of them apart: a 1 (95 %" in found.text
+
+
+def test_who_lacks_the_distance_that_others_have_is_named():
+    found = sampling(a=[reading("Fréchet distance", 2.0), *kernel(1.0)], b=kernel(0.5))
+    assert found.best == ("a",)
+    assert "No Fréchet distance of b could be read." in found.text
+
+
 ABOUT = {
     "sampling": ("Fréchet distance", "lower"),
     "density": ("bits per dimension", "lower"),

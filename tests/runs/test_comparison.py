@@ -181,6 +181,15 @@ def test_why_a_model_failed_with_one_of_the_seeds_is_told(tmp_path, monkeypatch)
     assert f"): {WHY}</li>" in page.read_text(encoding="utf-8")
 
 
+def test_a_conditional_comparison_says_who_ran_without_the_condition(tmp_path):
+    """Nothing else on the page tells a model that was asked for classes from one that was not."""
+    choices = {"budget": "5steps", "num_samples": 50, "conditional": True}
+    page = comparison.compare(MODELS, tmp_path / "out", **choices)
+    told = json.loads((tmp_path / "out" / comparison.NUMBERS).read_text(encoding="utf-8"))
+    assert told["without the condition"] == ["independent"]
+    assert "ran without it: independent.</p>" in page.read_text(encoding="utf-8")
+
+
 def test_the_line_of_a_refusal_comes_back_from_the_process_that_trains():
     command = [sys.executable, "-m", "simulacra", "train", "vea", "digits"]
     code, line = comparison._wait_for(command)

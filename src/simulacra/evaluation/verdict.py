@@ -17,6 +17,7 @@ from simulacra.evaluation import (
     cost,
     downstream,
     frechet,
+    kernel_distance,
     likelihood,
     manifold,
     representation,
@@ -36,14 +37,20 @@ class Verdict:
     best: tuple[str, ...] = ()
 
 
-def verdicts(readings: Mapping[str, Sequence[Reading]], *, trusted: bool = True) -> list[Verdict]:
+def verdicts(
+    readings: Mapping[str, Sequence[Reading]],
+    *,
+    trusted: bool = True,
+    refused: Mapping[str, Sequence[str]] = {},
+) -> list[Verdict]:
     """What the readings of several models, by model, say for each use.
 
     ``trusted``: whether the ruler passed its own test on these data; else samples are not ranked.
+    ``refused``: the lines that say what could not be measured and why, by model.
     """
     failed = "The ruler failed its own test on these data, so nobody's samples are ranked."
     return [
-        _sampling(readings) if trusted else Verdict("sampling", failed),
+        _sampling(readings, refused) if trusted else Verdict("sampling", failed),
         _density(readings),
         _anomaly(readings),
         _features(readings),
@@ -92,23 +99,49 @@ def _shown(one: Reading) -> str:
     return f"{sign}{one.value:.3g}{unit}{interval}"
 
 
-def _sampling(readings: Mapping[str, Sequence[Reading]]) -> Verdict:
+def _sampling(
+    readings: Mapping[str, Sequence[Reading]], refused: Mapping[str, Sequence[str]]
+) -> Verdict:
+    """By the Fréchet distance; by the kernel distance, which any count will do for, where none has it."""
     use, named = "sampling", _all_of(readings, frechet.NAME)
+    unread = _unread(readings, refused)
+    by_kernel = not named
+    named = named or _all_of(readings, kernel_distance.NAME)
+    more = unread + _variety(readings) + _obedience(readings) + _usefulness(readings)
     if not named:
-        return Verdict(use, "No distance of samples to real data could be read.")
+        return Verdict(use, f"No distance of samples to real data could be read.{more}")
     counts = [str(one.count) for one in named.values()]
     usual = max(set(counts), key=lambda count: (counts.count(count), count))
     compared = {model: one for model, one in named.items() if str(one.count) == usual}
     first = leaders(compared)
     best = compared[first[0]]
     real = "" if best.floor is None else f", where other real data have {best.floor:.3g}"
-    text = f"{first[0]} draws the most lifelike samples: {best.name} {_shown(best)}{real}"
-    text += _peers(first) + "."
     others = [model for model in named if model not in compared]
     if others:
-        text += f" {_and(others)} could be judged on other counts only, and cannot be compared."
-    more = _variety(readings) + _obedience(readings) + _usefulness(readings)
-    return Verdict(use, text + more, first)
+        more = (
+            f" {_and(others)} could be judged on other counts only, and cannot be compared.{more}"
+        )
+    if by_kernel and 1 < len(first) == len(compared):
+        values = ", ".join(f"{model} {_shown(compared[model])}" for model in first)
+        return Verdict(use, f"The {best.name} tells none of them apart: {values}{real}.{more}")
+    text = f"{first[0]} draws the most lifelike samples: {best.name} {_shown(best)}{real}"
+    return Verdict(use, f"{text}{_peers(first)}.{more}", first)
+
+
+def _unread(readings: Mapping[str, Sequence[Reading]], refused: Mapping[str, Sequence[str]]) -> str:
+    """Whose samples have a kernel distance and no Fréchet distance, and why."""
+    lacking = [
+        model
+        for model in _all_of(readings, kernel_distance.NAME)
+        if model not in _all_of(readings, frechet.NAME)
+    ]
+    if not lacking:
+        return ""
+    # What stands between the measure's name and the way out.
+    lines = [line for model in lacking for line in refused.get(model, ())]
+    told = [line.partition(f"{frechet.NAME}: ")[2].partition(": ")[0] for line in lines]
+    why = "; ".join(dict.fromkeys(filter(None, told)))
+    return f" No {frechet.NAME} of {_and(lacking)} could be read{f': {why}' if why else ''}."
 
 
 def _variety(readings: Mapping[str, Sequence[Reading]]) -> str:

@@ -412,7 +412,7 @@ def finish(
     ``home`` holds the models' folders, else ``out``; ``judgements`` stand in for their own.
     """
     _picture_real(out, data)
-    facts = {
+    facts: dict[str, Any] = {
         "plan": asdict(plan) | ({"seed": seeds} if seeds else {}),
         "data": data.describe(),
         "machine": describe_machine(choose_device(device)),
@@ -420,20 +420,30 @@ def finish(
         "command": _command(plan, out, seeds, device),
     }
     folders = {name: (home or out) / name for name in plan.models if name not in failures}
+    if plan.conditional:
+        facts["without the condition"] = unconditional(folders)
     judged = judgements or {name: Judgement.read(folder) for name, folder in folders.items()}
     ladder = ladder_of(out)
     trusted = ladder is None or ladder.passed
     readings = {name: list(one.readings) for name, one in judged.items()}
+    refused = {name: one.refused for name, one in judged.items()}
+    found = verdicts(readings, trusted=trusted, refused=refused)
     write_json(
         out / NUMBERS,
         {
             **facts,
             "models": {name: one.to_json() for name, one in judged.items()},
-            "verdicts": [asdict(one) for one in verdicts(readings, trusted=trusted)],
+            "verdicts": [asdict(one) for one in found],
             "ruler": None if ladder is None else ladder.to_json(),
         },
     )
-    return write_report(out, folders, facts, judged)
+    return write_report(out, folders, facts, judged, found)
+
+
+def unconditional(folders: Mapping[str, Path]) -> list[str]:
+    """The models whose runs were told nothing of what the data go with."""
+    cards = {name: shelf.read_card(folder) for name, folder in folders.items()}
+    return [name for name, card in cards.items() if card["condition"] is None]
 
 
 def _command(plan: Plan, out: Path, seeds: str = "", device: str = "auto") -> str:

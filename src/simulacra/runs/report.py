@@ -13,7 +13,7 @@ from simulacra.contract import Sampler
 from simulacra.evaluation.features import DESCRIPTION
 from simulacra.evaluation.ladder import Ladder
 from simulacra.evaluation.reading import Reading
-from simulacra.evaluation.verdict import verdicts
+from simulacra.evaluation.verdict import Verdict
 from simulacra.files import read_json, write_bytes
 from simulacra.runs.curves import Curve, chart
 from simulacra.runs.exhibits import Exhibit
@@ -77,14 +77,14 @@ def write_report(
     out: Path,
     folders: Mapping[str, Path],
     facts: Mapping[str, Any],
-    judgements: Mapping[str, Judgement] | None = None,
+    judged: Mapping[str, Judgement],
+    found: Sequence[Verdict],
 ) -> Path:
     """Write the page of a comparison from its models' folders.
 
-    ``facts`` are plan, data, machine, failures. ``judgements`` stand in for the folders' own, where
-    they were drawn together from several seeds.
+    ``facts`` are plan, data, machine, failures, and of a conditional comparison, which models ran
+    without the condition. ``judged`` is what each model came to, ``found`` what that says for each use.
     """
-    judged = judgements or {name: Judgement.read(folder) for name, folder in folders.items()}
     readings = {name: list(one.readings) for name, one in judged.items()}
     cards = {name: shelf.read_card(folder) for name, folder in folders.items()}
     ladder = ladder_of(out)
@@ -92,7 +92,7 @@ def write_report(
         _head(facts),
         _failed(facts["failures"]),
         _self_test(ladder, only_failed=True),
-        _verdicts(readings, trusted=ladder is None or ladder.passed),
+        _verdicts(found),
         _pictures(out, folders, cards, judged, facts["failures"]),
         _table(readings, facts["failures"]),
         _free_parameters(cards, judged),
@@ -234,8 +234,19 @@ def _head(facts: Mapping[str, Any]) -> str:
         f"<h1>{compared} on {_text(Path(plan['data']).name)}</h1>"
         f"<p class=soft>{_text(plan['budget'])} of training each, {_seeds(str(plan['seed']))}, on the "
         f"same split: {counts}. Pictures enlarge when clicked; numbers say how they were made when "
-        "hovered; columns sort when clicked.</p>"
+        f"hovered; columns sort when clicked.</p>{_without(facts)}"
     )
+
+
+def _without(facts: Mapping[str, Any]) -> str:
+    """Of a conditional comparison: which models ran without the condition."""
+    names = ", ".join(facts.get("without the condition", ()))
+    if not facts["plan"]["conditional"]:
+        return ""
+    told = (
+        f"; these cannot take what the data go with, and ran without it: {names}" if names else ""
+    )
+    return f"<p class=soft>Conditional on what the data go with{_text(told)}.</p>"
 
 
 def _failed(failures: Mapping[str, str]) -> str:
@@ -261,10 +272,9 @@ def _seeds(told: str) -> str:
     )
 
 
-def _verdicts(readings: Mapping[str, list[Reading]], *, trusted: bool) -> str:
+def _verdicts(found: Sequence[Verdict]) -> str:
     told = "".join(
-        f"<div class=verdict><b>{_text(one.use)}</b>{_text(one.text)}</div>"
-        for one in verdicts(readings, trusted=trusted)
+        f"<div class=verdict><b>{_text(one.use)}</b>{_text(one.text)}</div>" for one in found
     )
     return f"<h2>Which one for what</h2><div class=cards>{told}</div>"
 
