@@ -130,6 +130,32 @@ def test_other_weights_are_refused(folder):
     assert refusal.value.code == "CKPT-001"
 
 
+def test_settings_that_change_the_weights_are_named_and_the_weights_not_called_damaged(tmp_path):
+    """And weights that fit no better without those settings still are."""
+    folder = shelf.save_pretrained(shelf.build("vae", Images(1, 2, 2, levels=3)), tmp_path)
+    settings = {"latent": 3, "importance_samples": 3}
+    with pytest.raises(Refusal, match="'latent=3', 'importance_samples=3'; leave out") as refusal:
+        shelf.from_pretrained(folder, settings=settings)
+    assert refusal.value.code == "CKPT-013"
+    assert shelf.from_pretrained(folder, settings={"importance_samples": 3})
+    (folder / "model.safetensors").write_bytes(shelf.packed_weights(torch.nn.Linear(2, 3)))
+    with pytest.raises(Refusal) as refusal:
+        shelf.from_pretrained(folder, settings=settings)
+    assert refusal.value.code == "CKPT-003"
+
+
+def test_a_long_reason_is_cut_between_words(folder):
+    shape = (1,) * 40
+    model = torch.nn.Linear(2, 3)
+    torch.nn.Module.register_buffer(model, "some_tensor", torch.zeros(shape))
+    path = folder / "model.safetensors"
+    path.write_bytes(shelf.packed_weights(model))
+    other = torch.nn.Linear(2, 3)
+    torch.nn.Module.register_buffer(other, "some_tensor", torch.zeros(1, *shape))
+    with pytest.raises(Refusal, match=r"1, …\);"):
+        shelf.load_weights(other, path)
+
+
 def test_every_changed_bit_of_the_weights_is_found(folder):
     path = folder / "model.safetensors"
     content = path.read_bytes()

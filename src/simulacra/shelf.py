@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -31,6 +32,8 @@ from simulacra.spaces import Space, space_from_json
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
 CHECKSUM = "sha256 of the tensors"
+MISFIT = "CKPT-003"
+"""The refusal of weights whose names or shapes are not the model's own."""
 
 
 class Model(Protocol):
@@ -351,8 +354,22 @@ def from_pretrained(folder: Path | str, *, settings: Mapping[str, Any] = {}) -> 
     changes the weights' shapes is refused.
     """
     folder = Path(folder)
-    model = _as_described(read_card(folder), settings, folder)
-    load_weights(model, folder / WEIGHTS)
+    card = read_card(folder)
+    model = _as_described(card, settings, folder)
+    try:
+        load_weights(model, folder / WEIGHTS)
+    except Refusal as refusal:
+        if refusal.code != MISFIT or not settings:
+            raise
+        # Weights that do not fit the run's own settings either are refused as damaged.
+        load_weights(_as_described(card, {}, folder), folder / WEIGHTS)
+        told = ", ".join(shown(f"{name}={value}") for name, value in settings.items())
+        reason = f"the weights in {shown(folder)} were trained with other settings than {told}"
+        raise Refusal(
+            "CKPT-013",
+            reason,
+            way_out="leave out those that change the weights' shapes, or train anew with them",
+        ) from refusal
     return model.eval()
 
 
@@ -419,9 +436,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         state = safetensors.torch.load(content)
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        reason = f"{shown(path)} does not hold the weights of this model ({first[:120]})"
+        first = textwrap.shorten(str(error).strip().splitlines()[-1], 120, placeholder=" …")
+        reason = f"{shown(path)} does not hold the weights of this model ({first})"
         way_out = (
             "use an undamaged copy of the folder, or the version that trained it, or train anew"
         )
-        raise Refusal("CKPT-003", reason, way_out=way_out) from error
+        raise Refusal(MISFIT, reason, way_out=way_out) from error
