@@ -4,7 +4,7 @@ A column whose cells are all numbers is real; cells without one are missing, whi
 Whole numbers of few different values are categories in their order, like marks; any other column is a
 category, one code a text. Rows with another count of cells, with an infinite number or, where a trained
 model's own columns are given, with what it has never seen are named by row and column, and left out
-with --skip-bad.
+with --skip-bad. In CSV a ' before what a spreadsheet would run as a formula is no part of the text.
 """
 
 from __future__ import annotations
@@ -252,6 +252,27 @@ def _number(cell: Any) -> float | None:
         return None
 
 
+def guarded(text: str) -> str:
+    """A text as a cell of CSV that no spreadsheet runs as a formula: such a one gets a ' in front.
+
+    Numbers are none. A formula that has quotes in front already gets one more, so that ``unguarded``
+    gives every text back.
+    """
+    return "'" + text if _is_formula(text.lstrip("'")) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text that ``guarded`` wrote as this cell."""
+    return cell[1:] if cell[:1] == "'" and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a spreadsheet may run a cell: of a sign alone, it is a number that follows."""
+    return text.startswith(("=", "@", "\t", "\r")) or (
+        text.startswith(("+", "-")) and _number(text) is None
+    )
+
+
 def _named(found: Sequence[str]) -> tuple[str, ...]:
     """Column names, each once."""
     names: list[str] = []
@@ -276,7 +297,7 @@ def _csv(path: Path) -> tuple[tuple[str, ...], Read]:
                 reader = csv.reader(file, delimiter=delimiter)
                 for cells in reader:
                     if cells and any(cell.strip() for cell in cells):
-                        yield reader.line_num, cells
+                        yield reader.line_num, [unguarded(cell) for cell in cells]
         except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             reason = f"{shown(path)} cannot be read as a table ({error})"
             raise Refusal("DATA-032", reason, way_out="save it as CSV in UTF-8") from error

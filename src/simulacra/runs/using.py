@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simulacra.contract import Decoder, Density, Encoder, MeanSampler, Predictor, Scorer
+from simulacra.data.tables import guarded
 from simulacra.games import Batch
 from simulacra.probability.units import bits_per_dimension
 from simulacra.refusals import Refusal, shown
@@ -199,17 +200,18 @@ def numbered(texts: Sequence[str]) -> str:
 
 
 def table_lines(x: Tensor, space: Table) -> Iterator[str]:
-    """Rows of a table as CSV lines; a leading = + - @ of a text cell is made harmless."""
+    """Rows of a table as CSV lines, which are read back as they were."""
     yield ",".join(cell(column.name) for column in space.columns)
     for row in x.tolist():
         cells = []
         for value, column in zip(row, space.columns, strict=True):
             text = column.categories[int(value)] if column.kind == "category" else f"{value:.9g}"
             cells.append(cell(text) if column.kind == "category" else text)
-        yield ",".join(cells)
+        # A line without anything would be no row.
+        yield ",".join(cells) or '""'
 
 
 def cell(text: str) -> str:
-    """A text as one cell of a CSV line."""
-    safe = "'" + text if text[:1] in "=+-@" else text
+    """A text as one cell of a CSV line; what a spreadsheet would run as a formula is made harmless."""
+    safe = guarded(text)
     return '"' + safe.replace('"', '""') + '"' if set(safe) & set(',"\n\r') else safe
