@@ -105,3 +105,19 @@ def test_categories_and_gaps_are_counted_on_all_rows():
     assert kinds[2].item() == pytest.approx(6 / count, rel=0.05)
     assert gaps[MODES].item() == pytest.approx(9 / count, rel=0.05)
     assert gaps.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_one_value_left_beside_those_that_stand_out_is_a_mode_of_its_own(times):
+    x = torch.zeros(100, 2)
+    x[:40, 0], x[50 : 50 + times, 0] = 3.0, 4.5
+    x[:, 1] = torch.nan
+    x[7, 1] = 2.0
+    part = ColumnModes(Table((Column("spikes"), Column("rare", missing=True)))).double()
+    part.fit([x])
+    back = part.leave(part.enter(x, BatchNoise(seeded(), len(x))))
+    assert torch.equal(back.nan_to_num(), x.nan_to_num())
+    assert torch.equal(back.isnan(), x.isnan())
+    spikes, rare = part.log_frequencies.exp().split(part.widths)
+    assert sorted(spikes.tolist())[-3] == pytest.approx(times / 100, rel=0.1)
+    assert float(rare[MODES]) == pytest.approx(0.99, abs=0.01)

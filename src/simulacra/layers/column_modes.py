@@ -175,8 +175,12 @@ class ColumnModes(nn.Module):
         there = values[~values.isnan()]
         self.mean[at], self.log_scale[at], self.log_weight[at] = 0.0, 0.0, NEVER
         found, counts = there.unique(return_counts=True)
-        common = counts.argsort(descending=True, stable=True)[:MOST_VALUES]
+        order = counts.argsort(descending=True, stable=True)
+        common = order[:MOST_VALUES]
         common = common[counts[common] >= STANDS_OUT * len(there)]
+        if len(found) == len(common) + 1:
+            # One value left has no spread that a Gaussian could be fitted to.
+            common = order
         points = len(common)
         self.mean[at, :points] = found[common].to(self.mean)
         self.log_scale[at, :points] = POINT
