@@ -4,7 +4,12 @@ A column whose cells are all numbers is real; cells without one are missing, whi
 Whole numbers of few different values are categories in their order, like marks; any other column is a
 category, one code a text. Rows with another count of cells, with an infinite number or, where a trained
 model's own columns are given, with what it has never seen are named by row and column, and left out
-with --skip-bad. In CSV a ' before what a spreadsheet would run as a formula is no part of the text.
+with --skip-bad.
+
+A row of empty cells is a row of missing ones, but at the end of a file, where it is none. A line without
+anything is no row either, save between those of a single column, where it is a missing cell. The survey
+tells how many were left out so. In CSV a ' before what a spreadsheet would run as a formula is no part
+of the text.
 """
 
 from __future__ import annotations
@@ -34,8 +39,9 @@ MOST_NAMED = 30
 MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
 
 Cells = Sequence[Any]
-Read = Callable[[], Iterator[tuple[int | str, Cells]]]
-"""Rows with their number in the file, or their name, from its start at each call."""
+Read = Callable[[], Iterator[tuple[int | str, Cells | None]]]
+"""Rows with their number in the file, or their name, from its start at each call; None of lines that
+hold no row."""
 
 
 def is_table(path: Path) -> bool:
@@ -96,10 +102,12 @@ def read_table(
     if like is not None:
         kept_cells = [index for index, name in enumerate(names) if name != label]
 
-        def without() -> Iterator[tuple[int | str, Cells]]:
+        def without() -> Iterator[tuple[int | str, Cells | None]]:
             for number, cells in read():
-                whole = len(cells) == len(names)
-                yield number, [cells[index] for index in kept_cells] if whole else ()
+                whole = cells is not None and len(cells) == len(names)
+                if cells is not None:
+                    cells = [cells[index] for index in kept_cells] if whole else ()
+                yield number, cells
 
         others = tuple(name for name in names if name != label)
         return _read(path, others, without, like, skip_bad)
@@ -153,7 +161,7 @@ def _surveyed(
     seen = [_Seen() for _ in names]
     count = 0
     for _, cells in read():
-        if len(cells) == len(names):
+        if cells is not None and len(cells) == len(names):
             count += 1
             for one, cell in zip(seen, cells if like is None else (), strict=False):
                 one.see(cell)
@@ -182,8 +190,11 @@ def _read(
     count, columns = _surveyed(path, names, read, like)
     codes = [_codes(column) for column in columns]
     rows = room(count, (width,), np.dtype(np.float32))
-    filled = 0
+    filled = blank = 0
     for number, cells in read():
+        if cells is None:
+            blank += 1
+            continue
         problem = _fill(rows, filled, cells, columns, codes)
         if problem is None:
             filled += 1
@@ -196,6 +207,8 @@ def _read(
         kind = "real" if column.kind == "real" else f"{len(column.categories)} categories"
         survey.modes[kind + (" or missing" if column.missing else "")] += 1
     survey.sizes[f"{width} columns"] += filled
+    if blank:
+        survey.notes.append(f"lines or rows without anything, which are left out: {blank}")
     return Raw(kept(rows[:filled]), Table(tuple(columns)), survey)
 
 
@@ -291,12 +304,15 @@ def _csv(path: Path) -> tuple[tuple[str, ...], Read]:
         return open(path, encoding="utf-8-sig", newline="")
 
     def lines(delimiter: str) -> Iterator[tuple[int, list[str]]]:
+        """Rows as they stand, from the first that holds anything."""
         before = csv.field_size_limit(MOST_CELL)
         try:
             with text() as file:
                 reader = csv.reader(file, delimiter=delimiter)
+                begun = False
                 for cells in reader:
-                    if cells and any(cell.strip() for cell in cells):
+                    begun = begun or _holds(cells)
+                    if begun:
                         yield reader.line_num, [unguarded(cell) for cell in cells]
         except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             reason = f"{shown(path)} cannot be read as a table ({error})"
@@ -317,20 +333,45 @@ def _csv(path: Path) -> tuple[tuple[str, ...], Read]:
     headed = _is_header(first, second)
     names = _named(first if headed else [f"column {index}" for index in range(len(first))])
 
-    def read() -> Iterator[tuple[int, Cells]]:
+    def read() -> Iterator[tuple[int, Cells | None]]:
         every = lines(delimiter)
         if headed:
             next(every, None)
-        yield from every
+        yield from _rows(every, len(names))
 
     return names, read
+
+
+def _holds(cells: Sequence[str]) -> bool:
+    return any(cell.strip() for cell in cells)
+
+
+def _rows(lines: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, Cells | None]]:
+    """Rows out of lines; None of lines and last rows without anything, but those that end a file.
+
+    Of a column alone, a line without anything is a missing cell, save at the end of the file, and a
+    pair of quotes always is, for it is written on purpose.
+    """
+    waiting: list[tuple[int, list[str]]] = []
+    for number, cells in lines:
+        if not _holds(cells) and not (width == 1 and cells == [""]):
+            waiting.append((number, cells))
+            continue
+        for before, blank in waiting:
+            line = len(blank) < 2
+            yield before, None if line and width > 1 else blank or [""]
+        waiting.clear()
+        yield number, cells
+    # Lines at the end of a file are but its end; rows of empty cells are told.
+    yield from ((number, None) for number, cells in waiting if len(cells) > 1)
 
 
 def _first_two(
     lines: Iterator[tuple[int, list[str]]],
 ) -> tuple[list[str] | None, list[str] | None]:
-    first, second = next(lines, None), next(lines, None)
-    return (None if first is None else first[1]), (None if second is None else second[1])
+    """The first two rows that hold anything."""
+    holding = (cells for _, cells in lines if _holds(cells))
+    return next(holding, None), next(holding, None)
 
 
 def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
