@@ -1,14 +1,17 @@
 """Every measure takes rows in any batches and any order, and says where its numbers come from."""
 
+import itertools
 import math
 
 import pytest
+import scipy.stats
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from simulacra.contract import Kind
 from simulacra.evaluation.annealed import GAP, Annealing
 from simulacra.evaluation.anomaly import Detection, area_under_curve, average_precision
+from simulacra.evaluation.associations import associations
 from simulacra.evaluation.diversity import Diversity
 from simulacra.evaluation.downstream import Downstream
 from simulacra.evaluation.frechet import INFINITE, NAME, NORMALISED, FrechetDistance
@@ -272,3 +275,67 @@ def test_equal_tables_have_no_distance_and_broken_pairs_are_seen():
     assert measure.marginals(shuffled, real) == 0
     assert measure.associations(shuffled, real) > 0.3
     assert measure.marginals(real + torch.tensor([1.0, 1.0, 0.0]), real) > 0.2
+
+
+def test_all_pairs_of_columns_are_looked_at_and_counted():
+    """What binds the last two of 30 columns, 435 pairs, counts as much as what binds the first two."""
+    names = [f"c{index}" for index in range(30)]
+    space = Table(tuple(Column(name) for name in names))
+    real = space.random(500, stream(0))
+    for pair in ([0, 1], [28, 29]):
+        bound = real.clone()
+        bound[:, pair[1]] = bound[:, pair[0]]
+        measure = Columns(space, Provenance(seed=0))
+        assert measure.associations(bound, real) > 1.5 / 435
+        reading = measure.update(samples=bound, real=real).compute()[1]
+        assert "all 435 pairs of columns" in reading.how
+
+
+def test_of_very_many_columns_a_random_part_is_looked_at_and_told():
+    space = Table(tuple(Column(f"c{index}") for index in range(120)))
+    real = space.random(60, stream(0))
+    one, again, other = (
+        Columns(space, Provenance(seed=seed)).update(samples=real, real=real).compute()[1]
+        for seed in (0, 0, 1)
+    )
+    assert "4,950 of 7,140 pairs of columns, of 100 random ones" in one.how
+    assert one == again
+    seen = [Columns(space, Provenance(seed=seed))._seen for seed in (0, 0, 1)]
+    assert seen[0] == seen[1] != seen[2]
+    assert other.how == one.how
+    large = tuple(
+        Column(f"c{index}", "category", tuple(map(str, range(1000)))) for index in range(30)
+    )
+    assert 2 <= len(Columns(Table(large))._seen) < 30
+
+
+def test_associations_of_all_pairs_are_those_of_each_alone():
+    letters = ("a", "b", "c", "never")
+    columns = (
+        Column("n"),
+        Column("gaps", missing=True),
+        Column("still"),
+        *(
+            Column(f"k{index}", "category", letters[:count])
+            for index, count in enumerate((4, 3, 1))
+        ),
+    )
+    x = Table(columns).random(400, stream(0))
+    x[:, 2] = 0.1
+    x[:, 3] = torch.where(x[:, 0] > 0, 2.0, x[:, 3].clamp(max=1))
+    found = associations(x, columns)
+    for one, other in itertools.combinations(range(6), 2):
+        pair = associations(x[:, [one, other]], [columns[one], columns[other]])
+        assert float(found[one, other]) == pytest.approx(float(pair[0, 1]), abs=1e-12)
+    assert torch.equal(found, found.T)
+    assert not found[2].any()
+    assert found[5].max() < 1e-12
+    rows = scipy.stats.spearmanr(x[:, 0], x[:, 1].nan_to_num(nan=-1e9)).statistic
+    assert float(found[0, 1]) == pytest.approx(rows, abs=1e-9)
+    table = torch.zeros(3, 3).index_put_((x[:, 3].long(), x[:, 4].long()), torch.tensor(1.0), True)
+    expected = scipy.stats.contingency.association(table.long().numpy(), method="cramer")
+    assert float(found[3, 4]) == pytest.approx(expected, abs=1e-9)
+    groups = [x[x[:, 3] == code, 0].double() for code in range(3)]
+    between = sum(len(one) * (one.mean() - x[:, 0].double().mean()) ** 2 for one in groups)
+    ratio = (between / (x[:, 0].double().var(correction=0) * 400)).sqrt()
+    assert float(found[0, 3]) == pytest.approx(float(ratio), abs=1e-6)

@@ -1,19 +1,21 @@
 """Tables, column by column and pair by pair: are the marginals right, and what binds two columns?
 
 A marginal's distance is the Kolmogorov-Smirnov statistic of a column of numbers and the total variation
-of a category, both from 0 to 1. A pair's association is |r| of ranks (Spearman) for two numbers,
-Cramer's V for two categories, and the correlation ratio for one of each, all from 0 to 1; the
-distance is the mean absolute difference over pairs.
+of a category, both from 0 to 1. A pair's association is r of ranks (Spearman), from -1 to 1, for two
+numbers, and from 0 to 1 Cramer's V for two categories and the correlation ratio for one of each; the
+distance is the mean absolute difference over pairs: all of them, or of very many a random part.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from simulacra.contract import Sampler
+from simulacra.evaluation.associations import associations
 from simulacra.evaluation.case import Case
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
@@ -22,7 +24,8 @@ from simulacra.spaces import Table
 
 MARGINALS, PAIRS = "marginals of columns", "associations of columns"
 DRAWS = 100
-MOST_PAIRS = 300
+MOST_COLUMNS, MOST_CELLS = 100, 20_000_000
+"""All pairs are looked at of so many columns, with so many cells of their tables of categories."""
 
 
 def kolmogorov_smirnov(x: Tensor, y: Tensor) -> float:
@@ -47,46 +50,8 @@ def total_variation(x: Tensor, y: Tensor, categories: int) -> float:
     return float((shares[0] - shares[1]).abs().sum()) / 2
 
 
-def ranks(x: Tensor) -> Tensor:
-    """Ranks from 0, ties sharing their mean, what is missing below all numbers, shape (n,)."""
-    x = x.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
-    ordered = x.double().sort().values.contiguous()
-    below = torch.searchsorted(ordered, x.double().contiguous())
-    upto = torch.searchsorted(ordered, x.double().contiguous(), right=True)
-    return (below + upto - 1).double() / 2
-
-
-def _correlation(x: Tensor, y: Tensor) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    scale = (x.square().sum() * y.square().sum()).sqrt()
-    return float((x * y).sum() / scale) if scale > 0 else 0.0
-
-
-def cramers_v(x: Tensor, y: Tensor, sizes: tuple[int, int]) -> float:
-    """Cramer's V of two columns of categories (1946)."""
-    table = torch.bincount(x.long() * sizes[1] + y.long(), minlength=sizes[0] * sizes[1])
-    counts = table.reshape(sizes).double()
-    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
-    if min(counts.shape) < 2:
-        return 0.0
-    expected = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum()
-    square = ((counts - expected).square() / expected).sum() / counts.sum()
-    return float((square / (min(counts.shape) - 1)).sqrt())
-
-
-def correlation_ratio(numbers: Tensor, categories: Tensor) -> float:
-    """The share of a number's spread that categories explain, as a root (Pearson 1905).
-
-    Over the rows in which the number is not missing.
-    """
-    there = ~numbers.isnan()
-    values, categories = numbers[there].double(), categories[there]
-    own = torch.nn.functional.one_hot(categories.long()).double()
-    counts = own.sum(0)
-    means = (own.T @ values)[counts > 0] / counts[counts > 0]
-    between = (counts[counts > 0] * (means - values.mean()).square()).sum()
-    whole = (values - values.mean()).square().sum()
-    return float((between / whole).sqrt()) if whole > 0 else 0.0
+def _pairs(columns: int) -> int:
+    return columns * (columns - 1) // 2
 
 
 class Columns(Measure):
@@ -119,7 +84,7 @@ class Columns(Measure):
                 unit="mean distance",
                 better="lower",
                 count=counts,
-                interval=self._interval(self.marginals, samples, real),
+                interval=self._interval(lambda x: self.marginals(x, real), samples),
                 how=(
                     f"mean over {len(self.space.columns)} columns of the Kolmogorov-Smirnov statistic "
                     "(numbers) or total variation (categories); 0 is equal, 1 apart"
@@ -128,22 +93,37 @@ class Columns(Measure):
             )
         ]
         if len(self.space.columns) > 1:
-            readings.append(
-                self.reading(
-                    PAIRS,
-                    self.associations(samples, real),
-                    unit="mean difference",
-                    better="lower",
-                    count=counts,
-                    interval=self._interval(self.associations, samples, real),
-                    how=(
-                        "mean absolute difference over pairs of columns of Spearman's r, Cramer's V "
-                        "or the correlation ratio"
-                    ),
-                    floor=None if other is None else self.associations(other, real),
-                )
-            )
+            readings.append(self._paired(samples, real, other, counts))
         return readings
+
+    def _paired(
+        self, samples: Tensor, real: Tensor, other: Tensor | None, counts: dict[str, int]
+    ) -> Reading:
+        """What binds columns."""
+        of_real = self._bound(real)
+
+        def distance(x: Tensor) -> float:
+            return float((self._bound(x) - of_real).abs().mean())
+
+        width, every = len(self._seen), len(self.space.columns)
+        pairs = f"all {_pairs(every):,} pairs of columns"
+        if width < every:
+            pairs = (
+                f"{_pairs(width):,} of {_pairs(every):,} pairs of columns, of {width} random ones,"
+            )
+        return self.reading(
+            PAIRS,
+            distance(samples),
+            unit="mean difference",
+            better="lower",
+            count=counts,
+            interval=self._interval(distance, samples),
+            how=(
+                f"mean absolute difference over {pairs} of Spearman's r, Cramer's V or the "
+                "correlation ratio"
+            ),
+            floor=None if other is None else distance(other),
+        )
 
     def marginals(self, x: Tensor, y: Tensor) -> float:
         """Mean distance of the columns of two sets of rows."""
@@ -157,31 +137,35 @@ class Columns(Measure):
 
     def associations(self, x: Tensor, y: Tensor) -> float:
         """Mean absolute difference of the pairs' associations."""
-        pairs = list(itertools.combinations(range(len(self.space.columns)), 2))[:MOST_PAIRS]
-        gaps = [abs(self._association(x, *pair) - self._association(y, *pair)) for pair in pairs]
-        return sum(gaps) / len(gaps)
+        return float((self._bound(x) - self._bound(y)).abs().mean())
 
-    def _association(self, x: Tensor, one: int, two: int) -> float:
-        kinds = [self.space.columns[index] for index in (one, two)]
-        sorts = [column.kind == "category" for column in kinds]
-        if all(sorts):
-            sizes = (len(kinds[0].categories), len(kinds[1].categories))
-            return cramers_v(x[:, one], x[:, two], sizes)
-        if any(sorts):
-            number, category = (two, one) if sorts[0] else (one, two)
-            return correlation_ratio(x[:, number], x[:, category])
-        return _correlation(ranks(x[:, one]), ranks(x[:, two]))
+    def _bound(self, x: Tensor) -> Tensor:
+        """The association of each pair that is looked at, (pairs,)."""
+        seen = self._seen
+        found = associations(x[:, seen], [self.space.columns[index] for index in seen])
+        one, other = torch.triu_indices(len(seen), len(seen), 1)
+        return found[one, other]
 
-    def _interval(self, distance: object, x: Tensor, y: Tensor) -> tuple[float, float]:
+    @cached_property
+    def _seen(self) -> list[int]:
+        """The columns whose pairs are looked at: all, or as many random ones as are soon counted."""
+        stream = torch.Generator().manual_seed(mixed(self.provenance.seed, 95))
+        order = torch.randperm(len(self.space.columns), generator=stream).tolist()
+        chosen, codes, cells = list[int](), 0, 0
+        for index in order[:MOST_COLUMNS]:
+            size = len(self.space.columns[index].categories)
+            cells, codes = cells + size * codes, codes + size
+            if cells > MOST_CELLS and len(chosen) > 1:
+                break
+            chosen.append(index)
+        return sorted(chosen)
+
+    def _interval(self, distance: Callable[[Tensor], float], x: Tensor) -> tuple[float, float]:
         """The bootstrap's interval over samples (Efron 1979), moved by what resampling itself adds."""
-        assert callable(distance)
         stream = torch.Generator().manual_seed(mixed(self.provenance.seed, 94))
-        value = distance(x, y)
+        value = distance(x)
         found = torch.tensor(
-            [
-                distance(x[torch.randint(len(x), (len(x),), generator=stream)], y)
-                for _ in range(DRAWS)
-            ],
+            [distance(x[torch.randint(len(x), (len(x),), generator=stream)]) for _ in range(DRAWS)],
             dtype=torch.float64,
         )
         low, high = (float(found.quantile(q)) - float(found.mean()) + value for q in (0.025, 0.975))
