@@ -8,8 +8,9 @@ Every tensor that crosses a room's border is a batch of elements of a space.
 from __future__ import annotations
 
 import math
+import struct
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -61,6 +62,11 @@ class Space(ABC):
     def contains(self, x: Tensor) -> bool:
         """Whether ``x``, shape (batch, *shape), is a batch of elements of this space."""
         return tuple(x.shape[1:]) == self.shape and self.holds(x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Elements that a model made as people are handed them: of a table, numbers with as many decimals
+        as its data have."""
+        return x
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that ``space_from_json`` turns back into an equal space."""
@@ -275,12 +281,28 @@ class Column:
     """One column of a table: real numbers, or one of the named ``categories``.
 
     ``missing``: whether a real one may be missing, which then is a state of its own, NaN.
+    ``decimals``: how many the data's numbers are written with, 0 for whole ones; None of many, or where
+    nobody looked. They say how numbers are handed out, and not which there may be: columns that differ
+    in nothing else are equal.
     """
 
     name: str
     kind: Literal["real", "category"] = "real"
     categories: tuple[str, ...] = ()
     missing: bool = False
+    decimals: int | None = field(default=None, compare=False)
+
+    def text(self, value: float) -> str:
+        """A value of the column as people write it; a number that is stored in 32 bits stays the same."""
+        if self.kind == "category":
+            return self.categories[int(value)]
+        if self.decimals is not None and math.isfinite(value):
+            # Adding nothing makes a zero without a sign.
+            short = round(value, self.decimals) + 0.0
+            if struct.unpack("f", struct.pack("f", short)) == (value,):
+                text = f"{short:.{self.decimals}f}"
+                return text.rstrip("0").rstrip(".") if self.decimals else text
+        return f"{value:.9g}"
 
 
 @dataclass(frozen=True)
@@ -310,6 +332,14 @@ class Table(Space):
     def may_miss(self) -> tuple[str, ...]:
         """The names of the columns in which numbers may be missing."""
         return tuple(column.name for column in self.columns if column.missing)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        told = [one.decimals if one.kind == "real" else None for one in self.columns]
+        columns = [
+            column if decimals is None else (column.double().round(decimals=decimals) + 0.0)
+            for column, decimals in zip(x.unbind(-1), told, strict=True)
+        ]
+        return torch.stack([column.to(x.dtype) for column in columns], dim=-1)
 
     def random(self, count: int, generator: torch.Generator) -> Tensor:
         drawn = [self._random_column(column, count, generator) for column in self.columns]

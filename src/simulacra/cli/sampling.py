@@ -121,8 +121,11 @@ def sample(
         _trajectory(run, model, asked, num_samples, generator, out, seed)
         return
     if given:
-        model = _Given(model, given)
-    x = sample_in_chunks(model, num_samples, generator, asked, mean=mean)
+        asking = _Given(model, given)
+        # What was given stays as it was, whatever its decimals.
+        x = asking.kept(sample_in_chunks(asking, num_samples, generator, asked))
+    else:
+        x = sample_in_chunks(model, num_samples, generator, asked, mean=mean)
     name = f"means-{seed}" if mean else f"samples-{seed}"
     typer.echo(keep(x, model.space, out, run / name, real=behind(run, model, x)))
     if looks_better_as_means(model) and not mean:
@@ -150,6 +153,10 @@ class _Given:
         known = self.known.expand(num_samples, -1)
         return self.completer.complete(rows, known, condition=condition, generator=generator)
 
+    def kept(self, x: Any) -> Any:
+        """Rows with the given values in their places."""
+        return x.where(~self.known, self.row)
+
 
 def _vary(
     run: Path,
@@ -172,8 +179,9 @@ def _vary(
     if condition is None and model.condition_space is not None:
         asked = batch.condition
     made = variator.vary(batch.x, strength=strength, condition=asked, generator=generator)
+    made = model.space.rounded(made.cpu())
     default = run / f"variations-{seed}"
-    typer.echo(keep_pairs(batch.x, made.cpu(), model.space, out, default))
+    typer.echo(keep_pairs(batch.x, made, model.space, out, default))
 
 
 def _trajectory(

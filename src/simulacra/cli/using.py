@@ -142,6 +142,7 @@ def interpolate(
         x = traversals(model, batch, datum, steps=steps, count=count)
     else:
         x = interpolations(model, part.first(2 * count), steps)
+    x = model.space.rounded(x)
     default = run / ("traversals" if traverse else "interpolations")
     real = behind(run, model, x)
     typer.echo(keep(x, model.space, out, default, real=real, columns=steps))
@@ -206,6 +207,9 @@ def complete(
     given = batch.condition if model.condition_space is not None else None
     stream = torch.Generator().manual_seed(seed)
     filled = completed(completer, batch.x, mask, given, stream)
+    if isinstance(model.space, Table):
+        # What is known stays as it is, whatever its decimals.
+        filled = model.space.rounded(filled).where(~mask, batch.x)
     typer.echo(keep_pairs(batch.x, filled, model.space, out, run / f"completions-{known}"))
 
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import warnings
 import zlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +37,10 @@ ENDINGS = (*CSV_ENDINGS, ".parquet")
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 MOST_ORDERED = 20
 """Whole numbers of so many different values at most are categories."""
+MOST_DECIMALS = 6
+"""Numbers with more decimals are as if measured without an end."""
+LOOKED_AT, MOST_LOST = 2000, 0.01
+"""Of so many numbers of a column this share may fall together in 32 bits."""
 MOST_NAMED = 30
 MOST_CATEGORIES, MOST_COLUMNS, MOST_CELL = 1000, 10_000, 1 << 20
 
@@ -55,6 +61,8 @@ class _Seen:
 
     texts: set[str] = field(default_factory=set)
     numbers: set[float] = field(default_factory=set)
+    first: array[float] = field(default_factory=lambda: array("d"))
+    decimals: int = 0
     numeric: bool = True
     missing: bool = False
 
@@ -64,10 +72,27 @@ class _Seen:
         elif self.numeric:
             number = _number(cell)
             self.numeric = number is not None
-            if number is not None and len(self.numbers) <= MOST_ORDERED:
-                self.numbers.add(number)
+            if number is not None:
+                self._see(number)
         if len(self.texts) <= MOST_CATEGORIES:
             self.texts.add(str(cell).strip())
+
+    def _see(self, number: float) -> None:
+        if len(self.numbers) <= MOST_ORDERED:
+            self.numbers.add(number)
+        if len(self.first) < LOOKED_AT:
+            self.first.append(number)
+        if math.isfinite(number):
+            while self.decimals <= MOST_DECIMALS and round(number, self.decimals) != number:
+                self.decimals += 1
+
+    @property
+    def falls_together(self) -> bool:
+        """Whether different numbers are often the same in 32 bits."""
+        numbers = np.unique(np.array(self.first))
+        with np.errstate(over="ignore"):
+            left = len(np.unique(numbers.astype(np.float32)))
+        return self.numeric and left < (1 - MOST_LOST) * len(numbers)
 
     def column(self, path: Path, name: str) -> Column:
         """What the column is taken as."""
@@ -75,7 +100,8 @@ class _Seen:
             few = len(self.numbers) <= MOST_ORDERED
             if few and not self.missing and all(one.is_integer() for one in self.numbers):
                 return Column(name, "category", tuple(f"{one:.0f}" for one in sorted(self.numbers)))
-            return Column(name, missing=self.missing)
+            decimals = self.decimals if self.decimals <= MOST_DECIMALS else None
+            return Column(name, missing=self.missing, decimals=decimals)
         if len(self.texts) > MOST_CATEGORIES:
             reason = f"the column {shown(name)} of {shown(path)} has more than {MOST_CATEGORIES} "
             raise Refusal(
@@ -166,7 +192,9 @@ def _surveyed(
             for one, cell in zip(seen, cells if like is None else (), strict=False):
                 one.see(cell)
     if like is None:
-        return count, tuple(one.column(path, name) for one, name in zip(seen, names, strict=True))
+        columns = tuple(one.column(path, name) for one, name in zip(seen, names, strict=True))
+        _warn_of_lost_numbers(path, columns, seen)
+        return count, columns
     if len(like.columns) != len(names):
         raise Refusal(
             "DATA-035",
@@ -180,6 +208,23 @@ def _surveyed(
             )
             raise Refusal("DATA-036", reason, way_out="give the same columns in the same order")
     return count, like.columns
+
+
+def _warn_of_lost_numbers(path: Path, columns: Sequence[Column], seen: Sequence[_Seen]) -> None:
+    """Say which columns of numbers lie so far from zero that different ones become the same."""
+    lost = [
+        shown(column.name)
+        for column, one in zip(columns, seen, strict=True)
+        if column.kind == "real" and one.falls_together
+    ]
+    if lost:
+        others = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+        text = (
+            f"{shown(path)}: different numbers of the column{'s' * (len(lost) > 1)} "
+            f"{', '.join(lost[:MOST_NAMED])}{others} become the same in 32 bits: "
+            "subtract a constant from them, such as the least"
+        )
+        warnings.warn(text, stacklevel=2)
 
 
 def _read(

@@ -146,7 +146,8 @@ def draw(
 ) -> Samples:
     """At most ``count`` samples, and fewer (but some) where ``seconds`` do not allow them.
 
-    Conditions follow the training labels' frequencies. One sample is drawn first, as a warm-up.
+    They are what a person is handed: numbers of a table have as many decimals as its data. Conditions
+    follow the training labels' frequencies. One sample is drawn first, as a warm-up.
     """
     conditions = None
     if getattr(model, "condition_space", None) is not None:
@@ -170,7 +171,9 @@ def draw(
         times.append((time.perf_counter() - before) / size)
         if time.perf_counter() - begun + times[-1] * at_once > seconds:
             break
-    x = space.require(torch.cat(parts), who="the ruler")
+    # By its own space: a run from before has none of the decimals that its data are read with today.
+    handed: Space = getattr(model, "space", space)
+    x = space.require(handed.rounded(torch.cat(parts)), who="the ruler")
     return Samples(x, None if conditions is None else conditions[: len(x)], tuple(times), at_once)
 
 

@@ -69,9 +69,7 @@ def worded(condition: Tensor, space: Space) -> str:
 
 
 def _cell(value: float, column: Column) -> str:
-    if column.kind == "category":
-        return column.categories[int(value)]
-    return "" if math.isnan(value) else f"{value:.9g}"
+    return "" if math.isnan(value) else column.text(value)
 
 
 def _label(text: str, space: Labels) -> int:

@@ -30,7 +30,8 @@ def sample_in_chunks(
 ) -> Tensor:
     """``count`` samples, drawn so many at a time that memory stays small; ``mean``: their means.
 
-    The chunks' size is fixed, so the first samples are the same whatever the count.
+    Numbers of a table have as many decimals as its data. The chunks' size is fixed, so the first samples
+    are the same whatever the count.
     """
     draw, parts = model.sample_mean if mean else model.sample, []
     for start in range(0, count, CHUNK):
@@ -38,7 +39,8 @@ def sample_in_chunks(
         given = None if condition is None else condition[start : start + size]
         with torch.no_grad():
             parts.append(draw(size, condition=given, generator=generator).cpu())
-    return torch.cat(parts)
+    made: Tensor = model.space.rounded(torch.cat(parts))
+    return made
 
 
 def asked_of(model: Any, batch: Batch) -> Tensor | None:
@@ -76,10 +78,11 @@ def rebuilt(model: Any, batch: Batch) -> Tensor:
     """What comes back of data from their codes, (n, *shape)."""
 
     def there_and_back(x: Tensor, *, condition: Tensor | None) -> Tensor:
-        again: Tensor = model.decode(model.encode(x, condition=condition), condition=condition)
-        return again
+        made: Tensor = model.decode(model.encode(x, condition=condition), condition=condition)
+        return made
 
-    return in_chunks(there_and_back, model, batch)
+    again: Tensor = model.space.rounded(in_chunks(there_and_back, model, batch))
+    return again
 
 
 def scores(model: Any, batch: Batch) -> Iterator[str]:
@@ -203,10 +206,7 @@ def table_lines(x: Tensor, space: Table) -> Iterator[str]:
     """Rows of a table as CSV lines, which are read back as they were."""
     yield ",".join(cell(column.name) for column in space.columns)
     for row in x.tolist():
-        cells = []
-        for value, column in zip(row, space.columns, strict=True):
-            text = column.categories[int(value)] if column.kind == "category" else f"{value:.9g}"
-            cells.append(cell(text) if column.kind == "category" else text)
+        cells = [cell(column.text(value)) for value, column in zip(row, space.columns, strict=True)]
         # A line without anything would be no row.
         yield ",".join(cells) or '""'
 
