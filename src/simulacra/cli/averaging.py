@@ -28,7 +28,7 @@ def average(
         Path | None, typer.Option(help="A new run folder for the best of these lengths.")
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, help="Held-out data that lengths are compared on.")
+        int, typer.Option(help="Held-out data that lengths are compared on.")
     ] = 512,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
