@@ -27,9 +27,7 @@ def average(
     out: Annotated[
         Path | None, typer.Option(help="A new run folder for the best of these lengths.")
     ] = None,
-    count: Annotated[
-        int, typer.Option(help="Held-out data that lengths are compared on.")
-    ] = 512,
+    count: Annotated[int, typer.Option(help="Held-out data that lengths are compared on.")] = 512,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
     """Compare lengths of the weight average of a run trained with --snapshots, and keep the best."""

@@ -42,7 +42,9 @@ def train(
     view: Annotated[str | None, typer.Option(help="8bit, binary or dynamic. [8bit]")] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="The side of images, the length of windows of sound and of text."),
+        typer.Option(
+            help="The side of images, cut to squares; the length of windows of sound and of text."
+        ),
     ] = None,
     conditional: Annotated[
         bool, typer.Option(help="Condition the model on labels, captions, attributes or images.")
