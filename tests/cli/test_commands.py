@@ -341,12 +341,21 @@ def test_rows_are_drawn_given_some_columns(simulacra, tmp_path):
     assert header == ["sex", "height", "other"]
     assert {(row[0], row[2]) for row in rows} == {("M", "0.5")}
     assert np.mean([float(row[1]) > 3 for row in rows]) > 0.7
+    assert all(len(row[1].partition(".")[2]) <= 3 for row in rows), "as many decimals as the data"
     refused(simulacra(*ask, "--given", "sex=X", cwd=tmp_path), 78, "CFG-142", "'X'", "F, M")
     refused(simulacra(*ask, "--given", "age=3", cwd=tmp_path), 78, "CFG-141", "height")
     refused(simulacra(*ask, "--given", "height", cwd=tmp_path), 78, "CFG-140", "column=value")
     refused(simulacra(*ask, "--given", "height=tall", cwd=tmp_path), 78, "CFG-143", "'tall'")
-    done = simulacra("complete", "run", "--known", "sex,other", "--out", "c.csv", cwd=tmp_path)
+    finer = ("--given", "other=0.5625")
+    done = simulacra(*ask[:3], "9", *ask[4:-1], "finer.csv", *finer, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    made = (tmp_path / "finer.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[2] for row in made} == {"0.5625"}, "what was given stays as it was"
+    words = ("complete", "run", "finer.csv", "--known", "sex,other", "--out", "c.csv")
+    done = simulacra(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    filled = (tmp_path / "c.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[2] for row in filled} == {row.split(",")[2] for row in made}
     refused(simulacra("complete", "run", "--known", "sx", cwd=tmp_path), 78, "CFG-141", "sex")
 
 
