@@ -54,7 +54,7 @@ def check(
     what: Annotated[str, typer.Argument(help="A named set or a path.")],
     size: Annotated[
         int | None,
-        typer.Option(help="The side of images, the length of windows of sound and of text."),
+        typer.Option(help="The side of images, cut to squares, or the length of windows."),
     ] = None,
     label: LabelColumn = None,
 ) -> None:
@@ -72,7 +72,7 @@ def doctor(
     ] = "digits",
     size: Annotated[
         int | None,
-        typer.Option(help="The side of images, the length of windows of sound and of text."),
+        typer.Option(help="The side of images, cut to squares, or the length of windows."),
     ] = None,
 ) -> None:
     """Say whether training and resuming work here; `doctor ruler`: whether measures can be believed."""

@@ -42,9 +42,7 @@ def train(
     view: Annotated[str | None, typer.Option(help="8bit, binary or dynamic. [8bit]")] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            help="The side of images, cut to squares; the length of windows of sound and of text."
-        ),
+        typer.Option(help="The side of images, cut to squares, or the length of windows."),
     ] = None,
     conditional: Annotated[
         bool, typer.Option(help="Condition the model on labels, captions, attributes or images.")
