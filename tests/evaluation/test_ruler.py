@@ -82,6 +82,10 @@ def test_a_copier_is_at_the_floor_and_noise_takes_it_away(ruler, digits):
     assert "bits per dimension" not in good
     assert good["linear probe"].value == good["linear probe"].control
     assert good["sampling time"].value > 0
+    assert good["sampling time"].counted.endswith("batches")
+    assert good["Fréchet distance at infinity"].text().split(": ")[1].startswith("≈")
+    assert good["parameters"].text().split(": ")[1].startswith("=")
+    assert all(one.unit and one.kind for one in good.values())
 
 
 def test_a_conditional_model_is_asked_for_classes(ruler, digits):
@@ -89,7 +93,7 @@ def test_a_conditional_model_is_asked_for_classes(ruler, digits):
     found = obedient["class accuracy of samples"]
     assert found.value > 0.95
     assert found.floor > 0.95
-    assert found.count == 300
+    assert found.count == {"samples": 300}
     assert "linear probe" not in obedient
 
 

@@ -227,6 +227,23 @@ def test_modes_are_counted_and_weighed():
     assert found["reverse KL of modes"].value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", cases())
+def test_every_reading_has_a_unit_and_a_mark_and_counts_samples_as_samples(name):
+    make, roles = cases()[name]
+    for one in make(WHERE).update(**roles).compute():
+        assert one.unit, one.name
+        assert one.kind is not None, one.name
+        assert "samples" not in roles or "samples" in one.count, one.name
+
+
+def test_samples_of_modes_are_not_called_test_data():
+    samples = torch.tensor([0, 1, 1, -1])
+    told = Modes(2, shares=torch.tensor([0.5, 0.5])).update(samples=samples).compute()
+    assert [one.counted for one in told] == ["n = 4 samples", "n = 4 samples", "n = 3 samples"]
+    more = Modes(2).update(samples=samples[:3], real=samples[:2]).compute()
+    assert {one.counted for one in more} == {"n = 3 samples + 2 real"}
+
+
 def test_an_estimated_constant_widens_the_interval_and_is_told():
     space, log_prob = Images(1, 2, 2, 2), -rows_of(500, 1, 0)[:, 0].square() - 3
     partition = Partition(rows_of(40, 1, 1)[:, 0] + 7, rows_of(40, 1, 2)[:, 0] + 8.5, 25)

@@ -47,7 +47,7 @@ class ClassAccuracy(Measure):
                 hits / count,
                 unit="share",
                 better="higher",
-                count=count,
+                count={"samples": count},
                 interval=wilson(hits, count),
                 how=(
                     "share of samples that a classifier puts in the class they were asked to be of; it "

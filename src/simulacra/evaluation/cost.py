@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from simulacra.contract import Sampler
+from simulacra.contract import Kind, Sampler
 from simulacra.evaluation.case import Case
 from simulacra.evaluation.measure import Measure, Provenance
 from simulacra.evaluation.reading import Reading
@@ -86,7 +86,7 @@ class Cost(Measure):
                     float(times.quantile(0.5)),
                     unit="s/sample",
                     better="lower",
-                    count=len(times),
+                    count={"batches": len(times)},
                     interval=median_interval(times.tolist()),
                     split="samples",
                     how=(
@@ -99,6 +99,8 @@ class Cost(Measure):
             if key in self.known:
                 value = self.known[key]
                 readings.append(
-                    self.reading(name, value, unit=unit, better="lower", count=1, how=how)
+                    self.reading(
+                        name, value, unit=unit, kind=Kind.EXACT, better="lower", count=1, how=how
+                    )
                 )
         return readings

@@ -28,7 +28,7 @@ from simulacra.refusals import Refusal
 NAME, UNIT = "Fréchet distance", "squared feature units"
 INFINITE, NORMALISED = "Fréchet distance at infinity", "normalised Fréchet distance"
 WITHOUT = (
-    "Gaussians in the training images' first 100 principal components, one a class where labelled"
+    "Gaussians in the training data's first 100 principal components, one a class where labelled"
 )
 POINTS = 15
 SANE = 2
@@ -198,6 +198,7 @@ class FrechetDistance(SetMeasure):
                 self.reading(
                     NORMALISED,
                     (value - floor) / scale,
+                    unit="(0 real data, 1 Gaussians)",
                     better="lower",
                     count=self.counts(),
                     interval=((low - floor) / scale, (high - floor) / scale),

@@ -63,7 +63,7 @@ class InceptionScore(Measure):
                 math.exp(float(gained.mean())),
                 unit="classes",
                 better="higher",
-                count=len(gained),
+                count={role: len(self.rows(role)) for role in self.ROLES if self.has(role)},
                 interval=(math.exp(low), math.exp(high)),
                 how=(
                     "exp E KL(p(y|x) | p(y)) by the ruler's classifier in Inception's place, all "

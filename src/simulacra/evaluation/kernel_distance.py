@@ -21,7 +21,7 @@ from simulacra.evaluation.measure import SetMeasure
 from simulacra.evaluation.reading import Reading
 from simulacra.refusals import Refusal
 
-NAME = "kernel distance"
+NAME, UNIT = "kernel distance", "(squared MMD)"
 CHUNK = 1000
 
 
@@ -120,6 +120,7 @@ class KernelDistance(SetMeasure):
             self.reading(
                 NAME,
                 value,
+                unit=UNIT,
                 better="lower",
                 count=self.counts(),
                 interval=around(value, variance),

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from simulacra.contract import Kind
 from simulacra.evaluation.case import Case
 from simulacra.evaluation.reading import Reading
 from simulacra.refusals import Refusal
@@ -102,15 +103,20 @@ class Measure(ABC):
         better: Literal["lower", "higher", "nearer"],
         count: int | dict[str, int],
         how: str,
-        unit: str = "",
+        unit: str,
+        kind: Kind = Kind.ESTIMATE,
         interval: tuple[float, float] | None = None,
         **more: Any,
     ) -> Reading:
-        """A reading that knows where its rows come from."""
+        """A reading that knows where its rows come from.
+
+        What is read off finitely many data is an estimate, unless the measure says otherwise.
+        """
         return Reading(
             name=name,
             value=float(value),
             unit=unit,
+            kind=kind,
             better=better,
             count=count,
             how=how,

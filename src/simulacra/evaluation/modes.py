@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from simulacra.contract import Sampler
+from simulacra.contract import Kind, Sampler
 from simulacra.evaluation.case import Case
 from simulacra.evaluation.intervals import wilson
 from simulacra.evaluation.manifold import squared_distances
@@ -92,7 +92,8 @@ class Modes(Measure):
         if case.conditional:
             return []
         if case.truth is not None:
-            return cls.of_truth(case.truth, case.drawn.x, Provenance(seed=case.seed))
+            known = Provenance(split="known mixture", seed=case.seed)
+            return cls.of_truth(case.truth, case.drawn.x, known)
         if case.judge is None or case.labels is None:
             return []
         seen = Provenance(seed=case.seed, features=case.judge.identity)
@@ -127,8 +128,9 @@ class Modes(Measure):
                 COUNT,
                 int((counts > 0).sum()),
                 unit=f"of {self.modes:,}",
+                kind=Kind.EXACT,
                 better="higher",
-                count=total,
+                count=self._counted(total),
                 how=(
                     f"{self.told} that at least one sample is of; the floor is what a perfect model is "
                     "expected to reach with as many samples"
@@ -143,7 +145,7 @@ class Modes(Measure):
                     len(inside) / total,
                     unit="share",
                     better="higher",
-                    count=total,
+                    count={"samples": total},
                     interval=wilson(len(inside), total),
                     how=f"share of samples within {REACH:g} deviations of a centre",
                     floor=self.inside,
@@ -157,7 +159,7 @@ class Modes(Measure):
                     reverse_divergence(counts, shares),
                     unit="nats",
                     better="lower",
-                    count=len(inside),
+                    count=self._counted(len(inside)),
                     how=(
                         f"KL of the samples' shares of {self.told} to the data's; the floor is what a "
                         "perfect model gets by chance with as many samples"
@@ -166,6 +168,11 @@ class Modes(Measure):
                 )
             )
         return readings
+
+    def _counted(self, samples: int) -> dict[str, int]:
+        """So many samples, and the real data that p was read off where there were any."""
+        real = {"real": len(self.rows("real"))} if self.has("real") else {}
+        return {"samples": samples} | real
 
     def _reference(self) -> Tensor:
         if self.shares is not None:

@@ -19,14 +19,16 @@ NUMBERS = ("value", "low", "high", "floor", "control")
 class Reading:
     """One measured number; nothing in this room returns a bare one.
 
-    ``kind`` is set for (negative) log-likelihoods only, and its sign reads for the printed value:
-    LOWER is a lower bound of log p, so '≤' stands before nats and bits. ``low`` and ``high`` are a
-    95 % interval. ``count``: how many data, or how many of each sort ('real', 'samples').
-    ``how``: one sentence. ``floor``: the same measure between real data and other real data, at
-    the same counts; ``control``: the same measure for what needs no model at all. 'nearer' is better
-    where the best value is the floor itself. ``features``: the kind of the net that saw the data, and
-    the start of its weights' SHA-256; empty where none did. ``each``: the values of the training seeds
-    that this one is the mean of.
+    ``kind`` of a (negative) log-likelihood is that of log p, and its sign reads for the printed value:
+    LOWER is a lower bound of log p, so '≤' stands before nats and bits. Other readings are EXACT where
+    they are plain facts of the run (its parameters, the modes that its samples reached), else an
+    ESTIMATE; None is found in files of before only. ``low`` and ``high`` are a 95 % interval.
+    ``count``: how many data, or how many of each sort ('real', 'samples'). ``how``: one sentence.
+    ``floor``: the same measure between real data and other real data, at the same counts; ``control``:
+    the same measure for what needs no model at all. 'nearer' is better where the best value is the
+    floor itself. ``features``: the kind of the net that saw the data, and the start of its weights'
+    SHA-256; empty where none did. ``each``: the values of the training seeds that this one is the mean
+    of.
     """
 
     name: str
@@ -102,8 +104,10 @@ def _plain(number: float) -> float | str:
 
 def possible(unit: str) -> tuple[float, float]:
     """The values that a reading in this unit may have."""
-    if unit in ("share", "accuracy", "area under ROC", "average precision"):
+    if unit in ("share", "accuracy", "area under ROC", "average precision", "(0 to 1)"):
         return 0.0, 1.0
+    if unit == "(0 by chance, 1 at most)":
+        return -1.0, 1.0
     if unit.startswith("of ") and unit[3:].replace(",", "").isdecimal():
         return 0.0, float(unit[3:].replace(",", ""))
     known = (

@@ -217,14 +217,14 @@ class Representation(Measure):
             for prefix, (_, judged) in pairs.items()
         }
         told = (
-            (MUTUAL, "normalised mutual information", normalized_mutual_info_score),
-            (RAND, "adjusted Rand index", adjusted_rand_score),
+            (MUTUAL, "(0 to 1)", "normalised mutual information", normalized_mutual_info_score),
+            (RAND, "(0 by chance, 1 at most)", "adjusted Rand index", adjusted_rand_score),
         )
         return [
             self.reading(
                 name,
                 score(labels.numpy(), found[""].numpy()),
-                unit="",
+                unit=unit,
                 better="higher",
                 count=len(labels),
                 how=(
@@ -233,5 +233,5 @@ class Representation(Measure):
                 ),
                 control=score(labels.numpy(), found["raw_"].numpy()) if "raw_" in found else None,
             )
-            for name, words, score in told
+            for name, unit, words, score in told
         ]

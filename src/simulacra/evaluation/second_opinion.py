@@ -16,6 +16,7 @@ from simulacra.contract import Sampler
 from simulacra.evaluation.case import MOST_REAL, Case
 from simulacra.evaluation.frechet import SANE, UNIT, frechet_distance, variance
 from simulacra.evaluation.intervals import around
+from simulacra.evaluation.kernel_distance import UNIT as SQUARED_MMD
 from simulacra.evaluation.kernel_distance import kernel_distance, with_variance
 from simulacra.evaluation.measure import Provenance, SetMeasure
 from simulacra.evaluation.networks import flat
@@ -93,6 +94,7 @@ class SecondOpinion(SetMeasure):
             self.reading(
                 KERNEL,
                 value,
+                unit=SQUARED_MMD,
                 better="lower",
                 count=self.counts(),
                 interval=around(value, spread),
