@@ -24,7 +24,7 @@ from simulacra.runs import snapshots
 from simulacra.runs.judging import FEATURES, JUDGE, LADDER
 from simulacra.runs.ledger import LEDGER
 from simulacra.runs.machine import choose_device
-from simulacra.runs.recipe import own_data
+from simulacra.runs.recipe import SEEN, own_data, seen_from
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.snapshots import Made, Snapshot
 from simulacra.runs.watching import MEASURED, is_measured, watched
@@ -174,7 +174,7 @@ class Lengths:
             try:
                 for name in TAKEN:
                     _copy(self.run / name, unfinished / name)
-                shelf.save_pretrained(self.model, unfinished, card=self._card(trial))
+                shelf.save_pretrained(self.model, unfinished, card=self._card(trial, out))
                 if out.is_dir():
                     out.rmdir()
                 os.rename(unfinished, out)
@@ -184,7 +184,7 @@ class Lengths:
                 raise
         return out
 
-    def _card(self, trial: Trial) -> Mapping[str, Any]:
+    def _card(self, trial: Trial, out: Path) -> Mapping[str, Any]:
         """The run's card, with numbers that hold for these weights, and where they are from."""
         is_density = trial.measured is not None and isinstance(self.model, Density)
         numbers = {
@@ -199,7 +199,9 @@ class Lengths:
             "residual": trial.residual,
             "snapshots": len(self.kept),
         }
-        return {**self.card, "status": "finished", "numbers": numbers, "average": average}
+        kept = {key: value for key, value in self.card.items() if key != SEEN}
+        kept |= seen_from(out, str(self.card["recipe"]["data"]), known=self.run)
+        return {**kept, "status": "finished", "numbers": numbers, "average": average}
 
 
 def require_new(out: Path) -> None:

@@ -39,7 +39,7 @@ from simulacra.runs.machine import (
     peak_memory_mib,
 )
 from simulacra.runs.pictures import POINTS, has_picture, on_plane, picture, png
-from simulacra.runs.recipe import Recipe, with_optimiser
+from simulacra.runs.recipe import Recipe, seen_from, with_optimiser
 from simulacra.runs.show import QUIET, Show
 from simulacra.runs.stopping import stop_requests
 from simulacra.runs.using import asked_of, beside, looks_better_as_means, rebuilds, rebuilt
@@ -423,6 +423,7 @@ class Run:
                 "status": status,
                 "numbers": self._numbers(),
                 "recipe": self.recipe.to_json(),
+                **seen_from(self.folder, self.recipe.data, known=self.folder),
                 "data": self.data.describe(),
                 "machine": describe_machine(self.device),
             }

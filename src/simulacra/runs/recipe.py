@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from simulacra import shelf
 from simulacra.data.dataset import Dataset
+from simulacra.data.named import NAMES
 from simulacra.data.open import open_data
 from simulacra.files import read_json
 from simulacra.games import Descent, Game
@@ -19,6 +21,9 @@ from simulacra.runs.budget import Budget
 from simulacra.runs.snapshots import require_count
 from simulacra.shelf import config_from_json
 from simulacra.spaces import Space
+
+SEEN = "data as seen from this folder"
+"""The entry of a run's card with the way from its folder to its data."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,53 @@ class Recipe:
 def own_data(folder: Path) -> Dataset:
     """The data that the run in ``folder`` was trained on, as it read them; refused where they are others
     by now."""
-    data = Recipe.from_json(shelf.read_card(folder)["recipe"]).open_data()
+    recipe = Recipe.from_json(shelf.read_card(folder)["recipe"])
+    data = recipe.open_as(own_path(folder))
     require_same_data(folder, data)
     return data
+
+
+def own_path(folder: Path) -> str:
+    """Where the data of the run in ``folder`` are: as its recipe names them, or else as they are seen
+    from the folder, which holds wherever one works, and when both are moved together."""
+    card = shelf.read_card(folder)
+    what = str(card["recipe"]["data"])
+    if what in NAMES or Path(what).exists():
+        return what
+    way_out = "bring them back, or work in the folder that it was trained from"
+    if SEEN in card:
+        seen = folder / card[SEEN]
+        if seen.exists():
+            return str(seen)
+        way_out = f"bring them back to {shown(os.path.normpath(seen))}"
+    raise Refusal(
+        "CKPT-014",
+        f"the data {shown(what)} of the run {shown(folder)} are not there",
+        way_out=way_out,
+    )
+
+
+def seen_from(folder: Path, what: str, *, known: Path) -> dict[str, str]:
+    """The entry of a card in ``folder`` that says how to get from there to the data ``what``.
+
+    None for data that have a name, or that are neither to be found from here nor by the card, if there is
+    one, of the run in the folder ``known``.
+    """
+    path = Path(what)
+    if what in NAMES:
+        return {}
+    if not path.exists():
+        before = shelf.read_card(known).get(SEEN) if (known / shelf.CARD).is_file() else None
+        if before is None:
+            return {}
+        path = known / before
+    try:
+        # The data's own name may be a link, which is kept: what it points to may be moved as well.
+        way = os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
+    except ValueError:
+        # Windows knows no way from one drive to another.
+        return {}
+    return {SEEN: Path(way).as_posix()}
 
 
 def require_same_data(folder: Path, data: Dataset) -> None:

@@ -11,7 +11,7 @@ from simulacra.data.open import require_enough
 from simulacra.refusals import Refusal, shown
 from simulacra.runs.conductor import Run
 from simulacra.runs.machine import processes
-from simulacra.runs.recipe import Recipe, require_same_data
+from simulacra.runs.recipe import Recipe, own_path, require_same_data
 from simulacra.runs.show import QUIET, Show
 
 
@@ -32,7 +32,8 @@ def train(
     """
     _require_usable(folder, resume)
     with processes():
-        data = data or recipe.open_data()
+        if data is None:
+            data = recipe.open_as(own_path(folder)) if resume else recipe.open_data()
         require_enough(data)
         if resume:
             require_same_data(folder, data)
