@@ -136,6 +136,7 @@ def build(
     own, others = _apart(settings or {})
     config = entry.cls.recommend(space, num_examples)
     config = config_from_json(type(config), asdict(config) | own)
+    _require_counts(config, own)
     wanted = components_of(entry.cls, space, config, condition)
     _require_components(entry, wanted, others)
     built: dict[str, Any] = {}
@@ -254,6 +255,15 @@ def _constructed(
         return entry.cls(space, config, condition=condition, **components)
 
 
+def _require_counts(config: Any, given: Mapping[str, Any]) -> None:
+    """Refuse whole numbers below nought: whatever a model's settings count, there is no less of it."""
+    for name in given:
+        value = getattr(config, name)
+        if type(value) is int and value < 0:
+            reason = f"the setting {name} is {value}"
+            raise Refusal("CFG-034", reason, way_out="it counts something: give no negative number")
+
+
 def config_from_json(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """A config dataclass from plain data: unknown names and wrong types are refused by name."""
     assert is_dataclass(kind)
@@ -288,9 +298,6 @@ def _as_type(name: str, value: Any, wanted: Any) -> Any:
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(wanted, type) and type(value) is wanted:
-        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            reason = f"the setting {name} is {value}"
-            raise Refusal("CFG-034", reason, way_out="it counts something: give no negative number")
         return value
     expected = getattr(wanted, "__name__", str(wanted))
     reason = f"the setting {name} is {shown(value)}"
@@ -387,6 +394,7 @@ def _as_described(card: Mapping[str, Any], settings: Mapping[str, Any], folder: 
     own, others = _apart(settings)
     kind = type(entry.cls.recommend(space, 1))
     config = config_from_json(kind, {**card["config"], **own})
+    _require_counts(config, own)
     wanted = components_of(entry.cls, space, config, condition)
     _require_components(entry, wanted, others)
     told = card.get("components", {})

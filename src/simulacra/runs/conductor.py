@@ -90,7 +90,7 @@ class Run:
         self.world, self.rank = world_and_rank()
         self.budget = Budget.parse(recipe.budget)
         self.save_every = save_every
-        base = getattr(model.config, "learning_rate", None)
+        base = getattr(getattr(model, "config", None), "learning_rate", None)
         game: Game = with_optimiser(model.game(), recipe.optimiser, base)
         self.game = game
         self.stream = Stream(
