@@ -49,9 +49,7 @@ def test_wrong_settings_are_refused(settings):
         shelf.build(FLOOR, Vectors(2), settings=settings)
 
 
-@pytest.mark.parametrize(
-    ("model", "settings"), [("dcgan", {"latent": -3}), ("nade", {"hidden": -1})]
-)
+@pytest.mark.parametrize(("model", "settings"), [("vae", {"latent": -3}), ("nade", {"hidden": -1})])
 def test_what_is_counted_is_not_negative(model, settings):
     with pytest.raises(Refusal, match="no negative number"):
         shelf.build(model, Images(1, 4, 4, levels=2), settings=settings)

@@ -53,6 +53,12 @@ def test_a_classifier_of_columns_is_refused():
         CTGAN(space, Config(conditioning="auxiliary", pack=1))
 
 
+def test_a_critic_without_a_hidden_layer_is_refused():
+    space, _ = table(10)
+    with pytest.raises(Refusal, match="hidden layer"):
+        CTGAN(space, Config(layers=0))
+
+
 def test_a_rare_category_is_told_as_often_as_its_logarithm_says():
     space, x = table()
     model = small(space)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,9 @@ def test_data_named_by_a_link_are_found_when_both_are_moved(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     shutil.move(folder, tmp_path / "deeper" / "project")
     assert own_data(tmp_path / "deeper" / "project" / "one").name == "rows.csv"
+
+
+def test_a_file_of_the_same_name_elsewhere_is_not_taken_for_the_data(project):
+    run = project / "runs" / "one"
+    Path("rows.csv").write_text("x\n" + "\n".join(map(str, range(50))) + "\n")
+    assert own_data(run).fingerprint == card_of(run)["data"]["fingerprint"]

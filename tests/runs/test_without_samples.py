@@ -71,8 +71,8 @@ def test_it_is_read_without_samples(compared):
 
 def test_every_original_has_what_was_made_of_it_below():
     originals, others = torch.arange(1, 12)[:, None], -torch.arange(1, 12)[:, None]
-    rows = beside(originals, others, 8)
+    rows = beside(originals, others, 8, blanks=False)
     assert rows.flatten().tolist() == [*range(1, 9), *range(-1, -9, -1), 9, 10, 11, -9, -10, -11]
-    filled = beside(originals, others, 8, blanks=True).reshape(4, 8)
+    filled = beside(originals, others).reshape(4, 8)
     assert filled[2].tolist() == [9, 10, 11, 0, 0, 0, 0, 0]
     assert filled[3].tolist() == [-9, -10, -11, 0, 0, 0, 0, 0]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import gzip
 import math
-import warnings
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -182,8 +181,8 @@ def read_rows(path: Path, names: tuple[str, ...], read: Read, *, like: Space | N
 
 def _surveyed(
     path: Path, names: tuple[str, ...], read: Read, like: Table | None
-) -> tuple[int, tuple[Column, ...]]:
-    """How many rows there are at most, and the columns."""
+) -> tuple[int, tuple[Column, ...], list[str]]:
+    """How many rows there are at most, the columns, and what is to be known of them."""
     seen = [_Seen() for _ in names]
     count = 0
     for _, cells in read():
@@ -193,8 +192,7 @@ def _surveyed(
                 one.see(cell)
     if like is None:
         columns = tuple(one.column(path, name) for one, name in zip(seen, names, strict=True))
-        _warn_of_lost_numbers(path, columns, seen)
-        return count, columns
+        return count, columns, _lost_numbers(columns, seen)
     if len(like.columns) != len(names):
         raise Refusal(
             "DATA-035",
@@ -207,24 +205,23 @@ def _surveyed(
                 f"{shown(path)} has a column {shown(name)} where {shown(column.name)} should be"
             )
             raise Refusal("DATA-036", reason, way_out="give the same columns in the same order")
-    return count, like.columns
+    return count, like.columns, []
 
 
-def _warn_of_lost_numbers(path: Path, columns: Sequence[Column], seen: Sequence[_Seen]) -> None:
-    """Say which columns of numbers lie so far from zero that different ones become the same."""
+def _lost_numbers(columns: Sequence[Column], seen: Sequence[_Seen]) -> list[str]:
+    """Which columns of numbers lie so far from zero that different ones become the same, if any."""
     lost = [
         shown(column.name)
         for column, one in zip(columns, seen, strict=True)
         if column.kind == "real" and one.falls_together
     ]
-    if lost:
-        others = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
-        text = (
-            f"{shown(path)}: different numbers of the column{'s' * (len(lost) > 1)} "
-            f"{', '.join(lost[:MOST_NAMED])}{others} become the same in 32 bits: "
-            "subtract a constant from them, such as the least"
-        )
-        warnings.warn(text, stacklevel=2)
+    if not lost:
+        return []
+    others = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+    return [
+        f"different numbers of the column{'s' * (len(lost) > 1)} {', '.join(lost[:MOST_NAMED])}{others} "
+        "become the same in 32 bits: subtract a constant from them, such as the least"
+    ]
 
 
 def _read(
@@ -232,7 +229,8 @@ def _read(
 ) -> Raw:
     survey = Survey("table")
     width = len(names)
-    count, columns = _surveyed(path, names, read, like)
+    count, columns, notes = _surveyed(path, names, read, like)
+    survey.notes.extend(notes)
     codes = [_codes(column) for column in columns]
     rows = room(count, (width,), np.dtype(np.float32))
     filled = blank = 0

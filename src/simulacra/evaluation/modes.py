@@ -128,7 +128,7 @@ class Modes(Measure):
                 COUNT,
                 int((counts > 0).sum()),
                 unit=f"of {self.modes:,}",
-                kind=Kind.EXACT,
+                kind=Kind.EXACT if self.inside is not None else Kind.ESTIMATE,
                 better="higher",
                 count=self._counted(total),
                 how=(

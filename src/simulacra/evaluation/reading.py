@@ -122,6 +122,11 @@ def possible(unit: str) -> tuple[float, float]:
     return (0.0 if unit in known else -math.inf), math.inf
 
 
+def _of_several(kind: Kind | None) -> Kind | None:
+    """What the mean over trainings is where each told an exact number of itself: an estimate."""
+    return Kind.ESTIMATE if kind is Kind.EXACT else kind
+
+
 def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
     """Readings of the same model trained with several seeds, as means with Student's 95 % interval.
 
@@ -144,6 +149,7 @@ def over_seeds(runs: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
             replace(
                 first,
                 value=fmean(values),
+                kind=first.kind if min(values) == max(values) else _of_several(first.kind),
                 low=max(low, least),
                 high=min(high, most),
                 each=tuple(values),

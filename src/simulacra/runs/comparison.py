@@ -166,7 +166,8 @@ def compare_seeds(
                 read_json(folder.parent / NUMBERS)["failures"].get(name) for folder in folders
             ]
             told = "; ".join(dict.fromkeys(filter(None, reasons)))
-            failures[name] = f"not judged with every seed ({', '.join(missing)}): {told}"
+            failures[name] = f"not judged with every seed ({', '.join(missing)})"
+            failures[name] += f": {told}" if told else ""
             continue
         judged = [Judgement.read(folder) for folder in folders]
         refused = tuple(dict.fromkeys(line for one in judged for line in one.refused))

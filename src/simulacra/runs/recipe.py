@@ -115,18 +115,21 @@ def own_data(folder: Path) -> Dataset:
 
 
 def own_path(folder: Path) -> str:
-    """Where the data of the run in ``folder`` are: as its recipe names them, or else as they are seen
-    from the folder, which holds wherever one works, and when both are moved together."""
+    """Where the data of the run in ``folder`` are: as they are seen from the folder, which holds wherever
+    one works and when both are moved together, or else as its recipe names them."""
     card = shelf.read_card(folder)
     what = str(card["recipe"]["data"])
-    if what in NAMES or Path(what).exists():
+    if what in NAMES:
         return what
     way_out = "bring them back, or work in the folder that it was trained from"
     if SEEN in card:
         seen = folder / card[SEEN]
-        if seen.exists():
+        # As ``Path.exists`` does not, this says no of what lies below a folder that is closed to us.
+        if os.path.exists(seen):
             return str(seen)
-        way_out = f"bring them back to {shown(os.path.normpath(seen))}"
+        way_out += f", or put them at {shown(os.path.normpath(seen))}"
+    if os.path.exists(what):
+        return what
     raise Refusal(
         "CKPT-014",
         f"the data {shown(what)} of the run {shown(folder)} are not there",
@@ -143,7 +146,7 @@ def seen_from(folder: Path, what: str, *, known: Path) -> dict[str, str]:
     path = Path(what)
     if what in NAMES:
         return {}
-    if not path.exists():
+    if not os.path.exists(path):
         before = shelf.read_card(known).get(SEEN) if (known / shelf.CARD).is_file() else None
         if before is None:
             return {}

@@ -116,7 +116,7 @@ def scores(model: Any, batch: Batch) -> Iterator[str]:
         yield ",".join([str(index), *(f"{value:.6g}" for value in row)])
 
 
-def beside(originals: Tensor, others: Tensor, columns: int = 8, *, blanks: bool = False) -> Tensor:
+def beside(originals: Tensor, others: Tensor, columns: int = 8, *, blanks: bool = True) -> Tensor:
     """Rows of originals, each with the row of the others below it; ``blanks`` fill the last two."""
     rows = []
     for start in range(0, len(originals), columns):

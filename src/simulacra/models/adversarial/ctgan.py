@@ -90,6 +90,9 @@ class CTGAN(AdversarialModel, Sampler, Completer):
         if config.conditioning == "auxiliary":
             reason = "an auxiliary classifier tells one class, and ctgan tells any columns of a row"
             raise Refusal("CFG-187", reason, way_out='set conditioning to "concatenation"')
+        if not config.layers:
+            reason = "layers is 0, and ctgan's critic reads what a hidden layer sees"
+            raise Refusal("CFG-263", reason, way_out="give at least 1")
         self.door = ColumnModes(space)
         told = self.door.size + len(space.columns)
         inputs = [

@@ -12,7 +12,8 @@ have equalised learning rates (their sec. 4.1), the generator's features lie on 
 
 Paper: Karras, Aila, Laine & Lehtinen 2018. Changed: the family's loss with a lazy R1 and ADA's shifts
 where data are few (``loss="wasserstein", regulariser="wgan-gp", penalty=10, penalty_every=1`` is the
-paper's); sizes double with a blur; classes enter beside z, and the critic by projection.
+paper's); what comes of z is normalised over all pixels at first; sizes double with a blur; classes enter
+beside z, and the critic by projection.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class Generator(nn.Module):
         self.pictures = nn.ModuleList(EqualisedConv2d(one, space.channels, 1) for one in widths)
 
     def forward(self, z: Tensor, height: Height) -> Tensor:
-        x = pixel_norm(leaky(self.start(z)).reshape(len(z), *self.first))
+        # Over all of the smallest image at once; each pixel by itself from the next layer on.
+        x = pixel_norm(leaky(self.start(z))).reshape(len(z), *self.first)
         x = self._through(0, x.contiguous(memory_format=torch.channels_last))
         before = x
         for level in range(1, height.level + 1):
