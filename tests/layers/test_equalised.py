@@ -113,3 +113,13 @@ def test_spectral_norms_are_refused():
     with pytest.raises(Refusal) as refusal:
         require_no_norm(Rules(spectral=True))
     assert refusal.value.code == "CFG-185"
+
+
+def test_without_a_blur_a_pixel_is_doubled_and_a_mean_of_four():
+    x = drawn(2, 3, 4, 3)
+    twice = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(Resampling((4, 3), (8, 6), blur=False).double()(x), twice)
+    torch.testing.assert_close(Resampling((8, 6), (4, 3), blur=False).double()(twice), x)
+    # The last row of an odd side is by itself.
+    odd = Resampling((7, 5), (4, 3), blur=False).double()(twice[:, :, :7, :5])
+    torch.testing.assert_close(odd, x)

@@ -162,3 +162,8 @@ def test_data_keep_their_precision_where_networks_run_in_bfloat16():
         with torch.autocast("cpu", torch.bfloat16):
             assert model._sides(batch, noise).real.dtype == torch.float32
             assert model.gradient_penalty(batch, noise, Clock()).value.isfinite()
+
+
+def test_runs_from_before_double_with_a_blur_and_new_ones_do_not():
+    assert Config().blur
+    assert not ProgressiveGAN.recommend(SPACE, 5000).blur

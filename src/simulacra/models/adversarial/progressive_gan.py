@@ -12,8 +12,8 @@ have equalised learning rates (their sec. 4.1), the generator's features lie on 
 
 Paper: Karras, Aila, Laine & Lehtinen 2018. Changed: the family's loss with a lazy R1 and ADA's shifts
 where data are few (``loss="wasserstein", regulariser="wgan-gp", penalty=10, penalty_every=1`` is the
-paper's); what comes of z is normalised over all pixels at first; sizes double with a blur; classes enter
-beside z, and the critic by projection.
+paper's); what comes of z is normalised over all pixels at first; classes enter beside z, and the critic
+by projection. With a blur between sizes, as StyleGAN2 has it, flowers come out as swirls.
 """
 
 from __future__ import annotations
@@ -56,12 +56,14 @@ FADE = 0.5
 
 @dataclass(frozen=True)
 class Config(Rules):
-    """``channels`` are those at full size, doubled at each halving, up to ``widest``; all else are the
-    rules' options."""
+    """``channels`` are those at full size, doubled at each halving, up to ``widest``; ``blur``: whether
+    sizes double and halve with one, which is not the paper's, not recommended, and what runs from before
+    there was a choice have. All else are the rules' options."""
 
     latent: int = 64
     channels: int = 32
     widest: int = 128
+    blur: bool = True
     batch_size: int = 64
     learning_rate: float = 5e-3
     penalty_every: int = 16
@@ -72,7 +74,7 @@ class Sizes:
     """Sizes (height, width) from the smallest to the image's, and the channels at each."""
 
     def __init__(self, space: Images, config: Config) -> None:
-        self.all = sides(space)[::-1]
+        self.all, self.blur = sides(space)[::-1], config.blur
         last = len(self.all) - 1
         self.widths = [
             min(config.channels * 2 ** (last - at), config.widest) for at in range(last + 1)
@@ -84,13 +86,15 @@ class Sizes:
     def doubling(self) -> nn.ModuleList:
         """From each size to the next."""
         return nn.ModuleList(
-            Resampling(self.all[at], self.all[at + 1]) for at in range(len(self) - 1)
+            Resampling(self.all[at], self.all[at + 1], blur=self.blur)
+            for at in range(len(self) - 1)
         )
 
     def halving(self) -> nn.ModuleList:
         """To each size from the next."""
         return nn.ModuleList(
-            Resampling(self.all[at + 1], self.all[at]) for at in range(len(self) - 1)
+            Resampling(self.all[at + 1], self.all[at], blur=self.blur)
+            for at in range(len(self) - 1)
         )
 
 
@@ -218,13 +222,19 @@ class ProgressiveGAN(AdversarialModel, Sampler):
         """Fewer channels for large images; ADA's shifts where data are few."""
         assert isinstance(space, Images)
         pixels = space.height * space.width
-        config = Config(channels=32 if pixels <= 256 else 16)
+        config = Config(channels=32 if pixels <= 256 else 16, blur=False)
         return replace(config, **for_equalised(space, num_examples))
 
     @classmethod
     def toy(cls) -> ProgressiveGAN:
         config = Config(
-            latent=4, channels=4, batch_size=16, penalty_every=4, shift=0.2, adaptive=0.6
+            latent=4,
+            channels=4,
+            blur=False,
+            batch_size=16,
+            penalty_every=4,
+            shift=0.2,
+            adaptive=0.6,
         )
         return cls(Images(1, 8, 8, levels=4), config)
 
